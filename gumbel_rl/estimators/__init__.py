@@ -1,0 +1,62 @@
+"""Gradient estimators for expectations over discrete actions, in one contract and one registry."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+from gumbel_rl.estimators.base import Estimator, Objective, PathwiseEstimator, TemperatureEstimator
+from gumbel_rl.estimators.exact import Exact
+from gumbel_rl.estimators.score_function import Rloo, ScoreFunction, score_function_surrogate
+from gumbel_rl.estimators.straight_through import GumbelSoftmax, StraightThrough, StraightThroughGumbelSoftmax
+
+ESTIMATORS: dict[str, type[Estimator]] = {
+    "exact": Exact,
+    "score-function": ScoreFunction,
+    "rloo": Rloo,
+    "straight-through": StraightThrough,
+    "gumbel-softmax": GumbelSoftmax,
+    "st-gumbel-softmax": StraightThroughGumbelSoftmax,
+}
+"""Every estimator by its id."""
+
+
+def make_estimator(estimator_id: str, **options: Any) -> Estimator:
+    """Make an estimator by its id.
+
+    Args:
+        estimator_id: A key of `ESTIMATORS`.
+        **options: Arguments of the estimator's class, for example `temperature=0.7, samples=4`.
+
+    Raises:
+        ValueError: An unknown id (the message names the nearest), or a value the estimator refuses.
+        TypeError: An option the estimator does not have.
+    """
+    if estimator_id not in ESTIMATORS:
+        near = difflib.get_close_matches(estimator_id, ESTIMATORS, n=1, cutoff=0.4)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown estimator {estimator_id!r}{hint}; known are {', '.join(ESTIMATORS)}")
+    cls = ESTIMATORS[estimator_id]
+    allowed = list(inspect.signature(cls).parameters)
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        raise TypeError(f"estimator {estimator_id!r} has no option {unknown[0]!r}; it takes {', '.join(allowed)}")
+    return cls(**options)
+
+
+__all__ = [
+    "ESTIMATORS",
+    "Estimator",
+    "Exact",
+    "GumbelSoftmax",
+    "Objective",
+    "PathwiseEstimator",
+    "Rloo",
+    "ScoreFunction",
+    "StraightThrough",
+    "StraightThroughGumbelSoftmax",
+    "TemperatureEstimator",
+    "make_estimator",
+    "score_function_surrogate",
+]

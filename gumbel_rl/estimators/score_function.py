@@ -1,0 +1,76 @@
+"""Score-function (REINFORCE) estimators, with and without baselines."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gumbel_rl.distributions import FactoredCategorical
+from gumbel_rl.estimators.base import Estimator, Objective
+
+BASELINES = ("none", "mean", "given")
+
+
+def score_function_surrogate(log_prob: Tensor, value: Tensor, baseline: Tensor | float = 0.0) -> Tensor:
+    """Surrogate with value `f` and gradient `(f - b) d log p(z)` plus the gradient inside `f`.
+
+    Williams 1992. All arguments and the result have the same shape; `baseline` must not depend on the sample it serves.
+    """
+    advantage = (value - baseline).detach()
+    return value + advantage * (log_prob - log_prob.detach())
+
+
+class ScoreFunction(Estimator):
+    """The score-function estimator `(f(z) - b) d log p(z)` (Williams 1992, REINFORCE).
+
+    Args:
+        baseline: `"none"`; `"mean"`, the average of `f` over all *other* samples of the batch (leaving out the sample itself
+            keeps the estimator unbiased); or `"given"`, the tensor passed at each call.
+        samples: `S`, number of independent samples to average.
+
+    Raises:
+        ValueError: An unknown baseline.
+    """
+
+    unbiased = True
+    needs_objective = False
+
+    def __init__(self, baseline: str = "none", samples: int = 1) -> None:
+        super().__init__(samples)
+        if baseline not in BASELINES:
+            raise ValueError(f"unknown baseline {baseline!r}; known are {', '.join(BASELINES)}")
+        self.baseline = baseline
+
+    def __call__(
+        self, dist: FactoredCategorical, f: Objective, noise: Tensor | None = None, baseline: Tensor | None = None
+    ) -> Tensor:
+        """Surrogate for `E f(z)`; `baseline` `[*batch]` is required with `baseline="given"`, and refused otherwise."""
+        if (baseline is None) == (self.baseline == "given"):
+            raise ValueError(f"baseline={self.baseline!r} was chosen, and a tensor was {'not ' * (baseline is None)}given")
+        sample = dist.sample(noise=self._noise(dist, noise))
+        value = f(sample)
+        if self.baseline == "mean" and value.numel() > 1:
+            total = value.detach().sum()
+            baseline = (total - value.detach()) / (value.numel() - 1)
+        return score_function_surrogate(dist.log_prob(sample), value, 0.0 if baseline is None else baseline).mean(0)
+
+
+class Rloo(Estimator):
+    """Score function with the leave-one-out baseline: the mean of the *other* samples of the same distribution.
+
+    Kool et al. 2019 ("Buy 4 REINFORCE samples, get a baseline for free!").
+
+    Args:
+        samples: `S`, at least 2.
+    """
+
+    unbiased = True
+    min_samples = 2
+
+    def __init__(self, samples: int = 4) -> None:
+        super().__init__(samples)
+
+    def __call__(self, dist: FactoredCategorical, f: Objective, noise: Tensor | None = None) -> Tensor:
+        sample = dist.sample(noise=self._noise(dist, noise))
+        value = f(sample)
+        others = (value.sum(0, keepdim=True) - value) / (value.shape[0] - 1)
+        return score_function_surrogate(dist.log_prob(sample), value, others).mean(0)
