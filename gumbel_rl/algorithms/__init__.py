@@ -1,0 +1,7 @@
+"""Algorithms in Stable-Baselines3's frame: `learn`, `predict`, `save`, `load`, callbacks, logger, vectorised environments."""
+
+from gumbel_rl.algorithms.gumbel_ac import GumbelActorCritic
+from gumbel_rl.algorithms.policies import ActorCriticPolicy, CnnPolicy, MultiInputPolicy
+from gumbel_rl.algorithms.reinforce import Reinforce
+
+__all__ = ["ActorCriticPolicy", "CnnPolicy", "GumbelActorCritic", "MultiInputPolicy", "Reinforce"]

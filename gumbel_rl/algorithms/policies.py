@@ -1,0 +1,166 @@
+"""The networks of the on-policy algorithms: an actor over factored actions and a critic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from gumbel_rl.actions import ActionFactors
+from gumbel_rl.critics import Additive, mlp
+from gumbel_rl.distributions import FactoredCategorical
+
+NetArch = list[int] | dict[str, list[int]]
+
+
+class ActorCriticPolicy(BasePolicy):
+    """Actor `logits(s)` over the factors of a discrete action space, and critic `V(s) + sum_d <z_d, a_d(s)>`.
+
+    Args:
+        observation_space: Any observation space Stable-Baselines3 supports.
+        action_space: Discrete, MultiDiscrete or MultiBinary.
+        lr_schedule: Learning rate as a function of the remaining progress (1 to 0), Stable-Baselines3's convention.
+        net_arch: Widths of the hidden layers, one list for both networks or `{"pi": [...], "vf": [...]}`.
+        activation_fn: Between the layers.
+        ortho_init: Orthogonal initialisation, with a nearly uniform first policy.
+        features_extractor_class: Turns observations into features.
+        features_extractor_kwargs: Its arguments.
+        share_features_extractor: One extractor for actor and critic; if it has parameters, both losses train it.
+        normalize_images: Divide images by 255.
+        optimizer_class: Optimiser of all parameters.
+        optimizer_kwargs: Its arguments.
+        use_sde: Accepted because Stable-Baselines3 always passes it; must be false.
+
+    Raises:
+        TypeError: The action space is not supported.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        net_arch: NetArch | None = None,
+        activation_fn: type[nn.Module] = nn.Tanh,
+        ortho_init: bool = True,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = True,
+        normalize_images: bool = True,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        use_sde: bool = False,
+    ) -> None:
+        if use_sde:
+            raise ValueError("state-dependent exploration is for continuous actions")
+        self.factors = ActionFactors.from_space(action_space)
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            # eps as in the reference implementations of PPO and A2C; the fused step halves the cost of small networks.
+            optimizer_kwargs={"eps": 1e-5, "fused": True} if optimizer_kwargs is None else optimizer_kwargs,
+            normalize_images=normalize_images,
+        )
+        self.net_arch = [64, 64] if net_arch is None else net_arch
+        self.activation_fn = activation_fn
+        self.ortho_init = ortho_init
+        self.share_features_extractor = share_features_extractor
+        arch = self.net_arch if isinstance(self.net_arch, dict) else {"pi": self.net_arch, "vf": self.net_arch}
+
+        self.features_extractor = self.make_features_extractor()
+        self.critic_extractor = self.features_extractor if share_features_extractor else self.make_features_extractor()
+        features_dim = self.features_extractor.features_dim
+        self.actor = mlp([features_dim, *arch["pi"], self.factors.width], activation_fn)
+        self.critic = Additive(features_dim, self.factors, arch["vf"], activation_fn)
+        # Current temperature of the estimator: a buffer, so that it is saved and restored with the weights.
+        self.register_buffer("temperature", torch.ones(()))
+        if ortho_init:
+            self._init_orthogonal()
+        # The losses' gradients are clipped apart; a shared extractor counts with the critic, whose loss is the larger.
+        extractor = [] if share_features_extractor else list(self.features_extractor.parameters())
+        self.actor_parameters = [*self.actor.parameters(), *extractor]
+        self.critic_parameters = [*self.critic.parameters(), *self.critic_extractor.parameters()]
+        self.optimizer = optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _init_orthogonal(self) -> None:
+        extractors = [self.features_extractor]
+        if not self.share_features_extractor:
+            extractors.append(self.critic_extractor)
+        for module in (*extractors, self.actor, self.critic):
+            module.apply(lambda layer: BasePolicy.init_weights(layer, gain=float(np.sqrt(2))))
+        BasePolicy.init_weights(self.actor[-1], gain=0.01)
+        BasePolicy.init_weights(self.critic.net[-1], gain=1.0)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            activation_fn=self.activation_fn,
+            ortho_init=self.ortho_init,
+            share_features_extractor=self.share_features_extractor,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+            lr_schedule=_no_schedule,
+        )
+        return data
+
+    def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
+        """The policy at observations `[B, ...]`: logits `[B, N]`."""
+        logits = self.actor(self.extract_features(obs, self.features_extractor))
+        return FactoredCategorical(logits, self.factors)
+
+    def critic_features(self, obs: PyTorchObs) -> Tensor:
+        """Features `[B, F]` for the critic."""
+        return self.extract_features(obs, self.critic_extractor)
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """State values `[B]`."""
+        return self.critic.heads(self.critic_features(obs))[0]
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Environment actions `[B, *action shape]`."""
+        return self._predict(obs, deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        dist = self.distribution(observation)
+        one_hot = dist.mode if deterministic else dist.sample()
+        return self.factors.to_env(self.factors.indices(one_hot))
+
+
+def _no_schedule(_: float) -> float:
+    """Stand-in for the learning rate of a policy that is loaded on its own."""
+    return 0.0
+
+
+class CnnPolicy(ActorCriticPolicy):
+    """The same for images, with the convolutional network of Mnih et al. 2015."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": NatureCNN, **kwargs})
+
+
+class MultiInputPolicy(ActorCriticPolicy):
+    """The same for Dict observations, each entry with an extractor of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
+
+
+POLICY_ALIASES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": ActorCriticPolicy,
+    "CnnPolicy": CnnPolicy,
+    "MultiInputPolicy": MultiInputPolicy,
+}
