@@ -1,6 +1,7 @@
 """Reparameterised policy gradients for discrete actions.
 
-Importing this package imports torch and Gymnasium; the algorithms, and Stable-Baselines3 with them, are imported on first use.
+Importing this package imports torch and Gymnasium; the algorithms, and Stable-Baselines3 with them, are imported on
+first use.
 """
 
 from __future__ import annotations

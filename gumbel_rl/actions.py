@@ -20,8 +20,8 @@ from torch import Tensor
 class ActionFactors:
     """The factors of a discrete action space.
 
-    Inside the library an action is a flat one-hot tensor `[..., N]`, the factors' blocks side by side; the environment's
-    own integers appear only in `encode` and `decode`.
+    Inside the library an action is a flat one-hot tensor `[..., N]`, the factors' blocks side by side; the
+    environment's own integers appear only in `encode` and `decode`.
 
     Args:
         sizes: Number of choices of each factor, `D` positive integers.
@@ -116,13 +116,17 @@ class ActionFactors:
     def _constant(self, name: str, device: torch.device) -> Tensor:
         key = (name, device)
         if key not in self._constants:
-            self._constants[key] = torch.from_numpy(self._build(name)).to(device)
+            # The first call may come in inference mode, and what is made there can never be saved for a gradient.
+            with torch.inference_mode(False):
+                self._constants[key] = torch.from_numpy(self._build(name)).to(device)
         return self._constants[key]
 
     def _build(self, name: str) -> NDArray[Any]:
         sizes = np.array(self.sizes)
         offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         choice = np.arange(self.max_size)
+        if name == "sizes":
+            return sizes
         if name == "offsets":
             return offsets
         if name == "start":
@@ -175,16 +179,17 @@ class ActionFactors:
         """Environment actions `[..., *shape]` to a flat one-hot `[..., N]`.
 
         Raises:
-            ValueError: The shape is not that of the space, or an action lies outside of it.
+            ValueError: The shape is not that of the space, an action lies outside of it or is not a whole number.
         """
-        tensor = torch.as_tensor(actions)
-        event = len(self.shape)
-        if tensor.shape[tensor.ndim - event :] != self.shape or tensor.ndim < event:
+        tensor = actions if isinstance(actions, Tensor) else torch.tensor(actions)
+        dims = tensor.ndim - len(self.shape)
+        if dims < 0 or tensor.shape[dims:] != self.shape:
             raise ValueError(f"actions of shape {tuple(tensor.shape)} do not end in {self.shape}")
-        batch = tensor.shape[: tensor.ndim - event]
-        indices = tensor.reshape(*batch, len(self.sizes)).long() - self._constant("start", tensor.device)
-        sizes = torch.tensor(self.sizes, device=tensor.device)
-        if bool(((indices < 0) | (indices >= sizes)).any()):
+        whole = tensor.long()
+        if tensor.is_floating_point() and not torch.equal(whole.to(tensor.dtype), tensor):
+            raise ValueError("actions must be whole numbers")
+        indices = whole.reshape(*tensor.shape[:dims], len(self.sizes)) - self._constant("start", tensor.device)
+        if bool(((indices < 0) | (indices >= self._constant("sizes", tensor.device))).any()):
             raise ValueError(f"an action lies outside of its space: sizes {self.sizes}, start {self.start}")
         return self.one_hot(indices, dtype)
 

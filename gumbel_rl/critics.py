@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -17,9 +18,9 @@ from gumbel_rl.actions import ActionFactors
 
 
 def mlp(widths: Sequence[int], activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
-    """Fully connected layers `widths[0] -> ... -> widths[-1]`, with `activation` between them but not after the last."""
+    """Fully connected layers `widths[0] -> ... -> widths[-1]`, with `activation` between them, not after the last."""
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+    for width_in, width_out in pairwise(widths):
         layers += [nn.Linear(width_in, width_out), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -28,8 +29,8 @@ class Critic(nn.Module, ABC):
     """Base class of the critics.
 
     Attributes:
-        multilinear: Whether the value is linear in each factor's block, so that its expectation under independent factors is
-            its value at the probabilities, and its slope at an action is a difference of true values.
+        multilinear: Whether the value is linear in each factor's block, so that its expectation under independent
+            factors is its value at the probabilities, and its slope at an action is a difference of true values.
     """
 
     multilinear: ClassVar[bool]
@@ -73,9 +74,9 @@ class ActionLinear(Critic):
 class Additive(Critic):
     """`Q(s, z) = V(s) + sum_d <z_d, a_d(s)>`, a state value and an advantage head for each factor.
 
-    With `reference` probabilities each head is centred, `sum_k p_dk a_dk = 0`, so that `V` is the value of that policy. For
-    independent factors and that policy, fitting the heads to sampled advantages by least squares loses nothing: the fit is
-    the conditional expectation factor by factor, which is all that the policy gradient depends on.
+    With `reference` probabilities each head is centred, `sum_k p_dk a_dk = 0`, so that `V` is the value of that policy.
+    For independent factors and that policy, fitting the heads to sampled advantages by least squares loses nothing: the
+    fit is the conditional expectation factor by factor, which is all that the policy gradient depends on.
 
     Args:
         features_dim: `F`.
@@ -117,8 +118,8 @@ def centre(advantages: Tensor, probs: Tensor, factors: ActionFactors) -> Tensor:
 class MLPCritic(Critic):
     """`Q(s, z) = MLP([features, z])`, the action as an input.
 
-    Able to represent any value at the one-hots, but data at the one-hots leave its slope between them arbitrary: a pathwise
-    estimator through it may follow a gradient that means nothing.
+    Able to represent any value at the one-hots, but data at the one-hots leave its slope between them arbitrary: a
+    pathwise estimator through it may follow a gradient that means nothing.
 
     Args:
         features_dim: `F`.

@@ -15,8 +15,8 @@ from gumbel_rl.estimators import Estimator, Exact, Objective
 class GradientDiagnostics:
     """Quality of an estimator's gradient with respect to the logits, over one batch.
 
-    Norms are over the gradient of the batch mean of `f`. All entries but `cosine` and `zero_grad_frac` are relative to the
-    norm of the exact gradient, so that they compare across tasks and stages of training.
+    Norms are over the gradient of the batch mean of `f`. All entries but `cosine` and `zero_grad_frac` are relative to
+    the norm of the exact gradient, so that they compare across tasks and stages of training.
 
     Attributes:
         bias: Norm of (mean estimate - exact gradient), divided by the norm of the exact gradient. The error of the mean
@@ -41,7 +41,8 @@ def logits_gradient(estimator: Estimator, dist: FactoredCategorical, f: Objectiv
         estimator: The estimator.
         dist: Distribution with logits `[*batch, N]`.
         f: Objective, `[*, *batch, N]` to `[*, *batch]`.
-        repeats: `R`, number of independent estimates.
+        repeats: `R`, number of independent estimates, made in one call. The baseline of `ScoreFunction("mean")` then
+            averages over the repeats as well as over the batch.
 
     Returns:
         `[R, *batch, N]`, without a graph.
@@ -50,7 +51,9 @@ def logits_gradient(estimator: Estimator, dist: FactoredCategorical, f: Objectiv
     mask = None if dist.mask is None else dist.mask.expand(dist.logits.shape)
     with torch.enable_grad():
         surrogate = estimator(FactoredCategorical(leaf, dist.factors, mask), f)
-        (gradient,) = torch.autograd.grad(surrogate.sum(), leaf)
+        if not surrogate.requires_grad:  # a pathwise estimator and an objective that ignores the action
+            return torch.zeros_like(leaf)
+        (gradient,) = torch.autograd.grad(surrogate.sum(), leaf, materialize_grads=True)
     return gradient
 
 
@@ -84,7 +87,7 @@ def diagnose(
     truth = logits_gradient(exact or Exact(), dist, f)[0].flatten().double()
     estimates = logits_gradient(estimator, dist, f, repeats)
     flat = estimates.flatten(1).double()
-    scale = truth.norm().clamp_min(1e-300)
+    scale = truth.norm().clamp_min(1e-150)  # its square is still a number
     deviation = flat - truth
     mean_deviation = deviation.mean(0)
     # Computed around the exact gradient: an estimator without variance then has a variance of exactly 0.

@@ -8,51 +8,51 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field, fields, replace
+from numbers import Real
+from typing import Any
 
-Self = TypeVar("Self", bound="Schedule")
+import numpy as np
 
 
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
+@dataclass(frozen=True)
+class Schedule(ABC):
     """Base class: a value that depends on the environment step.
 
     Attributes:
-        steps: Environment steps until the last value is reached; `None` spans the whole run.
         floor: The value never falls below it.
     """
 
-    steps: float | None = None
-    floor: float = -math.inf
+    floor: float = field(default=-math.inf, kw_only=True)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, (int, float)) and math.isnan(value):
-                raise ValueError(f"schedule {field.name} must be a number, got {value}")
-        if self.steps is not None and not self.steps > 0:
-            raise ValueError(f"schedule steps must be positive, got {self.steps}")
+        if not all(map(math.isfinite, self.corners)) or not self.floor < math.inf:
+            raise ValueError(f"the values of a schedule must be finite numbers, got {self}")
+
+    @property
+    @abstractmethod
+    def corners(self) -> Sequence[float]:
+        """The values between which the schedule moves, before the floor."""
+
+    @abstractmethod
+    def at(self, step: float) -> float:
+        """Value at environment step `step`, before the floor."""
 
     def __call__(self, step: float) -> float:
         """Value at environment step `step`."""
-        if self.steps is None:
-            raise ValueError(f"{self} has no length yet: give it steps, or call over(total_steps)")
-        return max(self.floor, self.at(min(max(step / self.steps, 0.0), 1.0)))
+        return max(self.floor, self.at(step))
 
-    def at(self, fraction: float) -> float:
-        """Value at a fraction in `[0, 1]` of the length, before the floor."""
-        raise NotImplementedError  # every schedule of this module overrides it
-
-    def over(self: Self, total_steps: float) -> Self:
+    def over(self, total_steps: float) -> Schedule:
         """This schedule, spanning `total_steps` if its length was left open."""
-        return self if self.steps is not None else replace(self, steps=total_steps)
+        return self
 
     @property
     def lowest(self) -> float:
         """The smallest value the schedule ever takes."""
-        return max(self.floor, min(self.at(0.0), self.at(1.0)))
+        return max(self.floor, min(self.corners))
 
 
 @dataclass(frozen=True)
@@ -61,49 +61,78 @@ class Constant(Schedule):
 
     value: float
 
-    def at(self, fraction: float) -> float:
+    @property
+    def corners(self) -> Sequence[float]:
+        return [self.value]
+
+    def at(self, step: float) -> float:
         return self.value
 
-    def __call__(self, step: float) -> float:
-        return max(self.floor, self.value)
-
 
 @dataclass(frozen=True)
-class Linear(Schedule):
-    """From `start` to `end` in a straight line."""
+class Ramp(Schedule):
+    """Base class of what goes from `start` to `end`, and stays there.
+
+    Attributes:
+        start: Value at step 0.
+        end: Value from step `steps` on.
+        steps: Environment steps until `end` is reached; `None` spans the whole run.
+    """
 
     start: float
     end: float
-
-    def at(self, fraction: float) -> float:
-        return self.start + fraction * (self.end - self.start)
-
-
-@dataclass(frozen=True)
-class Exponential(Schedule):
-    """From `start` to `end` by a constant factor a step: `start * (end / start) ** fraction`."""
-
-    start: float
-    end: float
+    steps: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.start > 0 and self.end > 0):
-            raise ValueError(f"an exponential schedule needs positive ends, got {self.start} and {self.end}")
+        if self.steps is not None and not 0 < self.steps < math.inf:
+            raise ValueError(f"the steps of a schedule must be a positive number, got {self.steps}")
 
-    def at(self, fraction: float) -> float:
-        return self.start * (self.end / self.start) ** fraction
+    @property
+    def corners(self) -> Sequence[float]:
+        return [self.start, self.end]
+
+    def at(self, step: float) -> float:
+        if self.steps is None:
+            raise ValueError(f"{self} has no length yet: give it steps, or call over(total_steps)")
+        return self.between(min(max(step / self.steps, 0.0), 1.0))
+
+    @abstractmethod
+    def between(self, fraction: float) -> float:
+        """Value after a fraction in `[0, 1]` of the way."""
+
+    def over(self, total_steps: float) -> Schedule:
+        return self if self.steps is not None else replace(self, steps=total_steps)
 
 
 @dataclass(frozen=True)
-class Cosine(Schedule):
+class Linear(Ramp):
+    """From `start` to `end` in a straight line."""
+
+    def between(self, fraction: float) -> float:
+        return (1.0 - fraction) * self.start + fraction * self.end
+
+
+@dataclass(frozen=True)
+class Exponential(Ramp):
+    """From `start` to `end` by a constant factor a step: `start * (end / start) ** fraction`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not min(self.corners) > 0:
+            raise ValueError(f"an exponential schedule needs positive ends, got {self.start} and {self.end}")
+
+    def between(self, fraction: float) -> float:
+        return float(self.start ** (1.0 - fraction) * self.end**fraction)
+
+
+@dataclass(frozen=True)
+class Cosine(Ramp):
     """From `start` to `end` along half a cosine: slow, fast, slow."""
 
-    start: float
-    end: float
-
-    def at(self, fraction: float) -> float:
-        return self.end + 0.5 * (self.start - self.end) * (1.0 + math.cos(math.pi * fraction))
+    def between(self, fraction: float) -> float:
+        weight = 0.5 * (1.0 + math.cos(math.pi * fraction))
+        return weight * self.start + (1.0 - weight) * self.end
 
 
 @dataclass(frozen=True)
@@ -113,29 +142,20 @@ class Piecewise(Schedule):
     points: Mapping[float, float]
 
     def __post_init__(self) -> None:
-        if not self.points:
-            raise ValueError("a piecewise schedule needs at least one point")
-        ordered = {float(step): float(self.points[step]) for step in sorted(self.points, key=float)}
-        if min(ordered) < 0:
-            raise ValueError(f"the steps of a piecewise schedule must not be negative, got {min(ordered)}")
-        object.__setattr__(self, "points", ordered)
-        # Its steps are absolute; fractions refer to the last point.
-        object.__setattr__(self, "steps", max(max(ordered), 1.0))
+        if not isinstance(self.points, Mapping):
+            raise TypeError(f"the points of a piecewise schedule must map steps to values, got {self.points!r}")
+        ordered = {float(step): float(value) for step, value in self.points.items()}
+        if not ordered or not all(0 <= step < math.inf for step in ordered):
+            raise ValueError(f"a piecewise schedule needs points at steps of 0 or more, got {self.points}")
+        object.__setattr__(self, "points", dict(sorted(ordered.items())))
         super().__post_init__()
 
-    def at(self, fraction: float) -> float:
-        assert self.steps is not None
-        step = fraction * self.steps
-        before = [(at, value) for at, value in self.points.items() if at <= step]
-        after = [(at, value) for at, value in self.points.items() if at > step]
-        if not before or not after:
-            return before[-1][1] if before else after[0][1]
-        (x0, y0), (x1, y1) = before[-1], after[0]
-        return y0 + (y1 - y0) * (step - x0) / (x1 - x0)
-
     @property
-    def lowest(self) -> float:
-        return max(self.floor, min(self.points.values()))
+    def corners(self) -> Sequence[float]:
+        return list(self.points.values())
+
+    def at(self, step: float) -> float:
+        return float(np.interp(step, list(self.points), self.corners))
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
@@ -160,8 +180,8 @@ def make_schedule(spec: ScheduleLike) -> Schedule:
     """Make a schedule from a number, a string, a mapping or a schedule.
 
     Args:
-        spec: For example `0.7`, `"exponential:1.0:0.3"`, `"linear:1:0.5:20000:floor=0.6"`, `"piecewise:0=1,5000=0.5"` or
-            `{"kind": "cosine", "start": 1.0, "end": 0.3, "steps": 20000}`. Without steps it spans the whole run.
+        spec: For example `0.7`, `"exponential:1.0:0.3"`, `"linear:1:0.5:20000:floor=0.6"`, `"piecewise:0=1,5000=0.5"`
+            or `{"kind": "cosine", "start": 1.0, "end": 0.3, "steps": 20000}`. Without steps it spans the whole run.
 
     Raises:
         ValueError: The specification is not understood.
@@ -169,66 +189,58 @@ def make_schedule(spec: ScheduleLike) -> Schedule:
     """
     if isinstance(spec, Schedule):
         return spec
-    if isinstance(spec, bool):
+    if isinstance(spec, bool) or not isinstance(spec, (Real, str, Mapping)):
         raise TypeError(f"a schedule is a number, a string or a mapping, got {spec!r}")
-    if isinstance(spec, (int, float)):
-        return Constant(float(spec))
-    if isinstance(spec, str):
-        return _from_string(spec)
-    if isinstance(spec, Mapping):
-        options = dict(spec)
-        kind = options.pop("kind", None)
-        if kind is None:
-            raise ValueError(f"a schedule mapping needs a 'kind', one of {', '.join(SCHEDULES)}; got {dict(spec)}")
-        return _build(str(kind), options, dict(spec))
-    raise TypeError(f"a schedule is a number, a string or a mapping, got {type(spec).__name__}")
+    try:
+        if isinstance(spec, Real):
+            return Constant(float(spec))
+        return _build(_parse(spec) if isinstance(spec, str) else spec)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"schedule {spec!r} is not understood: {error}; write {_SYNTAX}") from None
 
 
-def _from_string(text: str) -> Schedule:
+def _kind(name: Any) -> type[Schedule]:
+    if name in SCHEDULES:
+        return SCHEDULES[name]
+    if name is None:
+        raise ValueError(f"it lacks a kind, one of {', '.join(SCHEDULES)}")
+    near = difflib.get_close_matches(str(name), SCHEDULES, n=1)
+    raise ValueError(f"there is no kind {name!r}" + f" (did you mean {near[0]!r}?)" * len(near))
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """A string to the mapping that means the same, its numbers still strings."""
     kind, *parts = (part.strip() for part in text.split(":"))
-    try:
-        if not parts:
-            return Constant(float(kind))
-    except ValueError:
-        raise ValueError(f"schedule {text!r} is not understood{_nearest(kind)}; write {_SYNTAX}") from None
-    options: dict[str, Any] = {}
-    positional: list[Any] = []
-    try:
-        for part in parts:
-            if kind == "piecewise" and "=" in part and not part.startswith("floor="):
-                pairs = (pair.split("=") for pair in part.split(","))
-                positional.append({float(step): float(value) for step, value in pairs})
-            elif "=" in part:
-                name, value = part.split("=")
-                options[name] = float(value)
-            else:
-                positional.append(float(part))
-    except ValueError:
-        raise ValueError(f"schedule {text!r} is not understood; write {_SYNTAX}") from None
-    names = ["value"] if kind == "constant" else ["points"] if kind == "piecewise" else ["start", "end", "steps"]
-    if len(positional) > len(names):
-        raise ValueError(f"schedule {text!r} has too many values; write {_SYNTAX}")
-    return _build(kind, {**dict(zip(names, positional, strict=False)), **options}, text)
+    if not parts and kind not in SCHEDULES:
+        with suppress(ValueError):
+            return {"kind": "constant", "value": float(kind)}
+    options: dict[str, Any] = {"kind": kind}
+    positional = [option.name for option in fields(_kind(kind)) if option.name != "floor"]
+    for part in parts:
+        name, equals, value = part.partition("=")
+        if kind == "piecewise" and name != "floor":
+            options["points"] = dict(point.partition("=")[::2] for point in part.split(","))
+        elif equals:
+            options[name] = value
+        elif positional:
+            options[positional.pop(0)] = part
+        else:
+            raise ValueError(f"{part!r} is one value too many")
+    return options
 
 
-def _build(kind: str, options: dict[str, Any], spec: object) -> Schedule:
-    if kind not in SCHEDULES:
-        raise ValueError(f"schedule {spec!r} is not understood{_nearest(kind)}; write {_SYNTAX}")
-    allowed = [field.name for field in fields(SCHEDULES[kind])]
-    unknown = sorted(set(options) - set(allowed))
-    if unknown:
-        raise ValueError(f"schedule {spec!r} has an unknown option {unknown[0]!r}; {kind} takes {', '.join(allowed)}")
-    try:
-        return SCHEDULES[kind](**{k: v if k == "points" or v is None else float(v) for k, v in options.items()})
-    except TypeError as error:
-        missing = [n for n in allowed if n not in options and n not in ("steps", "floor")]
-        reason = f"lacks {', '.join(missing)}" if missing else str(error)
-        raise ValueError(f"schedule {spec!r} {reason}; write {_SYNTAX}") from None
-
-
-def _nearest(kind: str) -> str:
-    near = difflib.get_close_matches(kind, SCHEDULES, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+def _build(spec: Mapping[str, Any]) -> Schedule:
+    options = {name: value for name, value in spec.items() if value is not None}
+    kind = options.pop("kind", None)
+    schedule = _kind(kind)
+    allowed = {option.name: option for option in fields(schedule)}
+    for name in options:
+        if name not in allowed:
+            raise ValueError(f"{kind} has no option {name!r}, only {', '.join(allowed)}")
+    missing = [name for name, option in allowed.items() if option.default is MISSING and name not in options]
+    if missing:
+        raise ValueError(f"it lacks {' and '.join(missing)}")
+    return schedule(**{name: value if name == "points" else float(value) for name, value in options.items()})
 
 
 def make_temperature(spec: ScheduleLike) -> Schedule:
@@ -239,6 +251,6 @@ def make_temperature(spec: ScheduleLike) -> Schedule:
         TypeError: It is of another type.
     """
     schedule = make_schedule(spec)
-    if not (0 < schedule.lowest < math.inf):
+    if not schedule.lowest > 0:
         raise ValueError(f"a temperature must stay above 0, but {spec!r} reaches {schedule.lowest:g}")
     return schedule

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from typing import Any
 
-from gumbel_rl.estimators.base import Estimator, Objective, PathwiseEstimator, TemperatureEstimator
+from gumbel_rl.estimators.base import Estimator, Objective, PathwiseEstimator, TemperatureEstimator, evaluate
 from gumbel_rl.estimators.exact import Exact
 from gumbel_rl.estimators.score_function import Rloo, ScoreFunction, score_function_surrogate
 from gumbel_rl.estimators.straight_through import GumbelSoftmax, StraightThrough, StraightThroughGumbelSoftmax
@@ -57,6 +57,7 @@ __all__ = [
     "StraightThrough",
     "StraightThroughGumbelSoftmax",
     "TemperatureEstimator",
+    "evaluate",
     "make_estimator",
     "score_function_surrogate",
 ]

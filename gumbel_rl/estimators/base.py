@@ -18,9 +18,9 @@ Objective = Callable[[Tensor], Tensor]
 class Estimator(ABC):
     """Estimates `E_z~dist f(z)` and its gradient with respect to `dist.logits`.
 
-    `estimator(dist, f)` returns a surrogate `[*batch]`. Its value estimates the expectation; its gradient, which autograd
-    takes, estimates the gradient of the expectation with respect to `dist.logits` and to any parameter inside `f`.
-    Samples are averaged: `f` is called once with actions `[S, *batch, N]`.
+    `estimator(dist, f)` returns a surrogate `[*batch]`. Its value estimates the expectation; its gradient, which
+    autograd takes, estimates the gradient of the expectation with respect to `dist.logits` and to any parameter inside
+    `f`. Samples are averaged: `f` is called once with actions `[S, *batch, N]`.
 
     Attributes:
         unbiased: Whether the gradient's expectation is the exact gradient, whatever `f`.
@@ -40,8 +40,8 @@ class Estimator(ABC):
 
     unbiased: ClassVar[bool]
     evaluations: ClassVar[int | None] = 1
-    needs_gradient: ClassVar[bool] = False
-    leaves_vertices: ClassVar[bool] = False
+    needs_gradient: bool = False
+    leaves_vertices: bool = False
     has_temperature: ClassVar[bool] = False
     needs_objective: ClassVar[bool] = True
     min_samples: ClassVar[int] = 1
@@ -58,15 +58,37 @@ class Estimator(ABC):
         Args:
             dist: The distribution of `z`, logits `[*batch, N]`.
             f: The objective, actions `[S, *batch, N]` to values `[S, *batch]`.
-            noise: Standard Gumbel noise `[S, *batch, N]` to use instead of fresh noise, so that several estimators can be
-                compared on common random numbers. Estimators that draw no noise ignore it.
+            noise: Standard Gumbel noise `[S, *batch, N]` to use instead of fresh noise, so that several estimators can
+                be compared on common random numbers. Estimators that draw no noise ignore it.
 
         Returns:
             `[*batch]`.
         """
 
     def _noise(self, dist: FactoredCategorical, noise: Tensor | None) -> Tensor:
-        return dist.noise((self.samples,)) if noise is None else noise
+        if noise is None:
+            return dist.noise((self.samples,))
+        if noise.shape[1:] != dist.logits.shape or len(noise) < self.min_samples:
+            raise ValueError(
+                f"noise of shape {tuple(noise.shape)} does not fit: {type(self).__name__} needs at least "
+                f"{self.min_samples} samples of shape {tuple(dist.logits.shape)}"
+            )
+        return noise
+
+
+def evaluate(f: Objective, actions: Tensor) -> Tensor:
+    """`f(actions)`, checked: actions `[*, N]` to values `[*]`.
+
+    Raises:
+        ValueError: The values have another shape, most often `[*, 1]`, which would broadcast to nonsense.
+    """
+    values = f(actions)
+    if values.shape != actions.shape[:-1]:
+        raise ValueError(
+            f"the objective maps actions of shape {tuple(actions.shape)} to values of shape {tuple(values.shape)} "
+            f"instead of {tuple(actions.shape[:-1])}"
+        )
+    return values
 
 
 class PathwiseEstimator(Estimator):
@@ -90,7 +112,7 @@ class PathwiseEstimator(Estimator):
         """
 
     def __call__(self, dist: FactoredCategorical, f: Objective, noise: Tensor | None = None) -> Tensor:
-        return f(self.relax(dist, self._noise(dist, noise))).mean(0)
+        return evaluate(f, self.relax(dist, self._noise(dist, noise))).mean(0)
 
 
 class TemperatureEstimator(PathwiseEstimator):

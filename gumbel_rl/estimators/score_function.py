@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from gumbel_rl.distributions import FactoredCategorical
-from gumbel_rl.estimators.base import Estimator, Objective
+from gumbel_rl.estimators.base import Estimator, Objective, evaluate
 
 BASELINES = ("none", "mean", "given")
 
@@ -13,9 +13,22 @@ BASELINES = ("none", "mean", "given")
 def score_function_surrogate(log_prob: Tensor, value: Tensor, baseline: Tensor | float = 0.0) -> Tensor:
     """Surrogate with value `f` and gradient `(f - b) d log p(z)` plus the gradient inside `f`.
 
-    Williams 1992. All arguments and the result have the same shape; `baseline` must not depend on the sample it serves.
+    Williams 1992. `baseline` must not depend on the sample it serves.
+
+    Args:
+        log_prob: Log-probabilities of the samples, any shape.
+        value: `f` at the samples, of the same shape.
+        baseline: `b`, of that shape or broadcastable to it.
+
+    Raises:
+        ValueError: The shapes do not fit.
     """
     advantage = (value - baseline).detach()
+    if not log_prob.shape == value.shape == advantage.shape:
+        raise ValueError(
+            f"log-probabilities {tuple(log_prob.shape)}, values {tuple(value.shape)} and their difference from the "
+            f"baseline {tuple(advantage.shape)} must have one shape"
+        )
     return value + advantage * (log_prob - log_prob.detach())
 
 
@@ -23,8 +36,8 @@ class ScoreFunction(Estimator):
     """The score-function estimator `(f(z) - b) d log p(z)` (Williams 1992, REINFORCE).
 
     Args:
-        baseline: `"none"`; `"mean"`, the average of `f` over all *other* samples of the batch (leaving out the sample itself
-            keeps the estimator unbiased); or `"given"`, the tensor passed at each call.
+        baseline: `"none"`; `"mean"`, the average of `f` over all *other* samples of the batch (leaving out the sample
+            itself keeps the estimator unbiased); or `"given"`, the tensor passed at each call.
         samples: `S`, number of independent samples to average.
 
     Raises:
@@ -45,9 +58,10 @@ class ScoreFunction(Estimator):
     ) -> Tensor:
         """Surrogate for `E f(z)`; `baseline` `[*batch]` is required with `baseline="given"`, and refused otherwise."""
         if (baseline is None) == (self.baseline == "given"):
-            raise ValueError(f"baseline={self.baseline!r} was chosen, and a tensor was {'not ' * (baseline is None)}given")
+            given = "no tensor was given" if baseline is None else "a tensor was given"
+            raise ValueError(f"baseline={self.baseline!r} was chosen, and {given}")
         sample = dist.sample(noise=self._noise(dist, noise))
-        value = f(sample)
+        value = evaluate(f, sample)
         if self.baseline == "mean" and value.numel() > 1:
             total = value.detach().sum()
             baseline = (total - value.detach()) / (value.numel() - 1)
@@ -71,6 +85,6 @@ class Rloo(Estimator):
 
     def __call__(self, dist: FactoredCategorical, f: Objective, noise: Tensor | None = None) -> Tensor:
         sample = dist.sample(noise=self._noise(dist, noise))
-        value = f(sample)
+        value = evaluate(f, sample)
         others = (value.sum(0, keepdim=True) - value) / (value.shape[0] - 1)
         return score_function_surrogate(dist.log_prob(sample), value, others).mean(0)

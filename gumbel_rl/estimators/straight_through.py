@@ -22,9 +22,10 @@ class StraightThrough(PathwiseEstimator):
 
 
 class GumbelSoftmax(TemperatureEstimator):
-    """Relaxed sample `softmax((log p + g) / temperature)`, forward and backward (Jang et al. 2017; Maddison et al. 2017).
+    """Relaxed sample `softmax((log p + g) / temperature)`, forward and backward.
 
-    The value is biased as well as the gradient: `f` is evaluated inside the simplex.
+    The value is biased as well as the gradient: `f` is evaluated inside the simplex. Jang et al. 2017; Maddison et al.
+    2017.
     """
 
     unbiased = False
@@ -35,9 +36,10 @@ class GumbelSoftmax(TemperatureEstimator):
 
 
 class StraightThroughGumbelSoftmax(TemperatureEstimator):
-    """Exact sample forward, gradient of the relaxed sample with the same noise backward (Jang et al. 2017, section 2.2).
+    """Exact sample forward, gradient of the relaxed sample with the same noise backward.
 
-    The temperature changes the gradient alone: the sample is `argmax(log p + g)` at every temperature.
+    The temperature changes the gradient alone: the sample is `argmax(log p + g)` at every temperature. Jang et al.
+    2017, section 2.2.
     """
 
     unbiased = False
