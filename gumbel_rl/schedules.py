@@ -205,15 +205,15 @@ def _kind(name: Any) -> type[Schedule]:
     if name is None:
         raise ValueError(f"it lacks a kind, one of {', '.join(SCHEDULES)}")
     near = difflib.get_close_matches(str(name), SCHEDULES, n=1)
-    raise ValueError(f"there is no kind {name!r}" + f" (did you mean {near[0]!r}?)" * len(near))
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"there is no kind {name!r}{hint}")
 
 
 def _parse(text: str) -> dict[str, Any]:
     """A string to the mapping that means the same, its numbers still strings."""
     kind, *parts = (part.strip() for part in text.split(":"))
-    if not parts and kind not in SCHEDULES:
-        with suppress(ValueError):
-            return {"kind": "constant", "value": float(kind)}
+    with suppress(ValueError):  # a number alone
+        kind, parts = "constant", [str(float(kind)), *parts]
     options: dict[str, Any] = {"kind": kind}
     positional = [option.name for option in fields(_kind(kind)) if option.name != "floor"]
     for part in parts:
