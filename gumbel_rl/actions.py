@@ -173,7 +173,7 @@ class ActionFactors:
     def to_env(self, indices: Tensor) -> Tensor:
         """Indices `[..., D]` counted from 0 to environment actions `[..., *shape]`, still a tensor."""
         actions = indices + self._constant("start", indices.device) if any(self.start) else indices
-        return actions.reshape(*indices.shape[:-1], *self.shape)
+        return actions.reshape((*indices.shape[:-1], *self.shape))
 
     def encode(self, actions: NDArray[Any] | Tensor | int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Environment actions `[..., *shape]` to a flat one-hot `[..., N]`.
