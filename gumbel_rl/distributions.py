@@ -175,8 +175,9 @@ class FactoredCategorical(Distribution):
 
 
 def _fit_mask(mask: Tensor, logits: Tensor) -> Tensor:
-    dims = mask.shape[:-1]
-    if mask.shape[-1:] != logits.shape[-1:] or torch.broadcast_shapes(dims, logits.shape[:-1]) != logits.shape[:-1]:
+    pairs = zip(reversed(mask.shape[:-1]), reversed(logits.shape[:-1]), strict=False)
+    fits = mask.ndim <= logits.ndim and mask.shape[-1:] == logits.shape[-1:] and all(m in (1, n) for m, n in pairs)
+    if not fits:
         raise ValueError(f"mask of shape {tuple(mask.shape)} does not fit logits of shape {tuple(logits.shape)}")
     return mask.bool().expand(logits.shape)
 
