@@ -1,4 +1,4 @@
-"""Algorithms in Stable-Baselines3's frame: `learn`, `predict`, `save`, `load`, callbacks, logger, vectorised environments."""
+"""Algorithms in Stable-Baselines3's frame: `learn`, `predict`, `save`, `load`, callbacks, logger, environments."""
 
 from gumbel_rl.algorithms.gumbel_ac import GumbelActorCritic
 from gumbel_rl.algorithms.policies import ActorCriticPolicy, CnnPolicy, MultiInputPolicy

@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
-from gumbel_rl.algorithms.on_policy import DiscreteOnPolicyAlgorithm
+from gumbel_rl.algorithms.on_policy import DiscreteOnPolicyAlgorithm, require_at_least_one
 from gumbel_rl.algorithms.policies import ActorCriticPolicy
 from gumbel_rl.algorithms.rollouts import gae, minibatches, select
 from gumbel_rl.diagnostics import diagnose
@@ -26,16 +26,17 @@ DIAGNOSTIC_REPEATS = 16
 class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
     """On-policy actor-critic with a reparameterised policy gradient.
 
-    Each iteration collects `n_steps` of every environment, estimates advantages with GAE(lambda), and makes `n_epochs` passes
-    over the batch. In each minibatch
+    Each iteration collects `n_steps` of every environment, estimates advantages with GAE(lambda), and makes `n_epochs`
+    passes over the batch. In each minibatch
 
-    * the critic regresses `V(s)` on the returns, and the advantage heads `A(s, z) = sum_d <z_d, a_d(s)>`, centred under the
-      behaviour policy, on the normalised advantages of the actions taken;
-    * the actor ascends `E_z~pi A(s, z)` by the chosen gradient estimator (straight-through Gumbel-softmax by default) with
-      the critic held fixed, and pays `kl_coef * KL(behaviour || pi)` for leaving the policy that collected the data.
+    * the critic regresses `V(s)` on the returns, and the advantage heads `A(s, z) = sum_d <z_d, a_d(s)>`, centred under
+      the behaviour policy, on the normalised advantages of the actions taken;
+    * the actor ascends `E_z~pi A(s, z)` by the chosen gradient estimator (straight-through Gumbel-softmax by default)
+      with the critic held fixed, and pays `kl_coef * KL(behaviour || pi)` for leaving the policy that collected the
+      data.
 
-    The critic is linear in each factor's one-hot, so its slope at an action is a difference of fitted values, which is what
-    makes a pathwise gradient through it meaningful.
+    The critic is linear in each factor's one-hot, so its slope at an action is a difference of fitted values, which is
+    what makes a pathwise gradient through it meaningful.
 
     Args:
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a class.
@@ -48,12 +49,14 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         gae_lambda: GAE's lambda.
         estimator: Id in `gumbel_rl.ESTIMATORS`, or an estimator.
         estimator_kwargs: Options of the estimator if given by id, for example `{"samples": 4}`.
-        temperature: Number or schedule over environment steps such as `"exponential:1.0:0.3"`, for estimators that have one.
+        temperature: Number or schedule over environment steps such as `"exponential:1.0:0.3"`, for estimators that have
+            one; it replaces the temperature that an estimator was made with.
         kl_coef: Weight of the divergence from the behaviour policy, in normalised advantages per nat.
         ent_coef: Weight of the entropy, in normalised advantages per nat.
         vf_coef: Weight of the value loss beside the advantage loss.
         max_grad_norm: Largest gradient norm, of the actor and of the critic each.
-        diagnostics_interval: Measure the estimator against the exact gradient (`grad/*`) every so many iterations; 0 never.
+        diagnostics_interval: Measure the estimator against the exact gradient (`grad/*`) every so many iterations; 0
+            never.
         stats_window_size: Episodes averaged in `rollout/*`.
         tensorboard_log: Directory for TensorBoard.
         policy_kwargs: Arguments of the policy.
@@ -62,8 +65,10 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         device: Torch device.
 
     Raises:
-        TypeError: The action space is not Discrete, MultiDiscrete or MultiBinary; an option the estimator does not have.
-        ValueError: An unknown estimator or schedule, or a temperature that is not positive.
+        TypeError: The action space is not Discrete, MultiDiscrete or MultiBinary; an option the estimator does not
+            have.
+        ValueError: An unknown estimator or schedule, a temperature that is not positive, a number of steps or epochs
+            below 1, or options for an estimator that is made already.
     """
 
     def __init__(
@@ -93,7 +98,8 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        self.estimator = estimator if isinstance(estimator, Estimator) else self._make(estimator, estimator_kwargs or {})
+        require_at_least_one(n_steps=n_steps, batch_size=batch_size, n_epochs=n_epochs)
+        self.estimator = _make_estimator(estimator, estimator_kwargs or {})
         self.batch_size = batch_size
         self.n_epochs = n_epochs
         self.kl_coef = kl_coef
@@ -118,11 +124,6 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
             _init_setup_model=_init_setup_model,
         )
 
-    @staticmethod
-    def _make(estimator_id: str, options: dict[str, Any]) -> Estimator:
-        # The advantage is linear in each factor: its expectation costs one evaluation, however many joint actions there are.
-        return make_estimator(estimator_id, **({"multilinear": True} if estimator_id == "exact" else {}), **options)
-
     def train(self) -> None:
         """Fit the critic to the collected advantages and move the actor along the estimated gradient."""
         self._begin_update()
@@ -142,6 +143,7 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         behaviour_logits = rollout.flat(rollout.logits)
 
         history: list[Tensor] = []
+        policy.set_training_mode(True)
         for _ in range(self.n_epochs):
             for rows in minibatches(len(advantages), self.batch_size, self.device):
                 obs = select(observations, rows)
@@ -153,7 +155,7 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
                 value_loss = F.mse_loss(value, returns[rows])
                 advantage_loss = F.mse_loss((actions[rows] * heads).sum(-1), advantages[rows])
 
-                # Actor: E_z~pi A(s, z) through the critic as it stands, minus the price of leaving the behaviour policy.
+                # Actor: E_z~pi A(s, z) through the critic as it stands, less the price of leaving the behaviour policy.
                 objective = _linear(heads.detach())
                 gain = self.estimator(dist, objective).mean()
                 divergence = kl_divergence(behaviour, dist).mean()
@@ -161,7 +163,7 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
                 actor_loss = self.kl_coef * divergence - gain - self.ent_coef * entropy
 
                 policy.optimizer.zero_grad()
-                (actor_loss + advantage_loss + self.vf_coef * value_loss).backward()  # type: ignore[no-untyped-call]
+                (actor_loss + advantage_loss + self.vf_coef * value_loss).backward()
                 grad_norm = clip_grad_norm_(policy.actor_parameters, self.max_grad_norm)
                 clip_grad_norm_(policy.critic_parameters, self.max_grad_norm)
                 policy.optimizer.step()
@@ -183,6 +185,17 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         self.logger.record("grad/cosine", quality.cosine)
         self.logger.record("train/zero_grad_frac", quality.zero_grad_frac)
         self._record_action_probs(dist.probs)
+
+
+def _make_estimator(estimator: str | Estimator, options: dict[str, Any]) -> Estimator:
+    if isinstance(estimator, Estimator):
+        if options:
+            raise ValueError(f"options {options} are for an estimator given by its id, but {estimator} is made already")
+        return estimator
+    if "temperature" in options:
+        raise ValueError("the estimator's temperature is given by the argument temperature, not by an option")
+    # The advantage is linear in each factor: its expectation is one evaluation, however many joint actions there are.
+    return make_estimator(estimator, **({"multilinear": True} if estimator == "exact" else {}) | options)
 
 
 def _linear(slope: Tensor) -> Objective:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,31 +18,54 @@ from torch import Tensor
 
 from gumbel_rl.actions import ActionFactors
 from gumbel_rl.algorithms.policies import POLICY_ALIASES, ActorCriticPolicy
-from gumbel_rl.algorithms.rollouts import FloatArray, Rollout, stack
-from gumbel_rl.schedules import Schedule, ScheduleLike, make_schedule
+from gumbel_rl.algorithms.rollouts import CHUNK, FloatArray, Rollout, split, stack
+from gumbel_rl.schedules import Schedule, ScheduleLike, make_schedule, make_temperature
 
 
 class ProgressSchedule:
-    """A schedule as Stable-Baselines3 wants its learning rate: a function of the remaining progress, from 1 to 0."""
+    """A schedule as Stable-Baselines3 wants its learning rate: a function of the remaining progress, from 1 to 0.
+
+    Args:
+        spec: The schedule, over environment steps.
+
+    Attributes:
+        total_steps: Environment steps of the run, which make steps of the progress.
+
+    Raises:
+        ValueError: The schedule is not understood, or becomes negative.
+    """
 
     def __init__(self, spec: ScheduleLike) -> None:
-        self.schedule = make_schedule(spec).over(1.0)
+        self.schedule = make_schedule(spec)
+        self.total_steps = 1.0
         if self.schedule.lowest < 0:
             raise ValueError(f"a learning rate must not be negative, but {spec!r} reaches {self.schedule.lowest:g}")
 
     def __call__(self, progress_remaining: float) -> float:
-        return self.schedule(1.0 - progress_remaining)
+        return self.schedule.over(self.total_steps)((1.0 - progress_remaining) * self.total_steps)
+
+
+def require_at_least_one(**numbers: int) -> None:
+    """Refuse numbers of steps, epochs and the like below 1.
+
+    Raises:
+        ValueError: One of them is.
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
 
 
 class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
     """Base class of the on-policy algorithms for Discrete, MultiDiscrete and MultiBinary actions.
 
-    It differs from Stable-Baselines3's `OnPolicyAlgorithm` in what it stores: actions as integers with the behaviour policy's
-    logits, and values computed once an iteration for all steps, not step by step.
+    It differs from Stable-Baselines3's `OnPolicyAlgorithm` in what it stores: actions as integers with the behaviour
+    policy's logits, and values computed once an iteration for all steps, not step by step.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICY_ALIASES
     policy: ActorCriticPolicy  # type: ignore[assignment]
+    learning_rate: ProgressSchedule
     rollout: Rollout
 
     def __init__(
@@ -69,11 +91,12 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
         _init_setup_model: bool,
     ) -> None:
         self.temperature = temperature
+        self._temperature_steps = 0
         self.diagnostics_interval = diagnostics_interval
         super().__init__(
             policy,  # type: ignore[arg-type]
             env,  # type: ignore[arg-type]
-            learning_rate=ProgressSchedule(learning_rate),
+            learning_rate=learning_rate,  # type: ignore[arg-type]
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
@@ -91,7 +114,16 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
             _init_setup_model=_init_setup_model,
         )
 
+    def _setup_lr_schedule(self) -> None:
+        # Here and not in the constructor, because `load(path, learning_rate=...)` sets the attribute.
+        given: Any = self.learning_rate
+        self.learning_rate = given if isinstance(given, ProgressSchedule) else ProgressSchedule(given)
+        super()._setup_lr_schedule()
+
     def _setup_model(self) -> None:
+        if self.env is None and not hasattr(self, "action_space"):
+            raise ValueError("an environment is needed: give env, an environment or its id")
+        self.temperature = make_temperature(self.temperature)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.factors = ActionFactors.from_space(self.action_space)
@@ -103,8 +135,10 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
-        # Bound at the first call only: a resumed run goes on along the schedule it began.
-        self.temperature = self.temperature.over(total_timesteps)
+        self.learning_rate.total_steps = max(total_timesteps, 1)
+        # Set when a run begins: a resumed run goes on along the temperatures it began.
+        if self.num_timesteps == 0:
+            self._temperature_steps = total_timesteps
         return total_timesteps, callback
 
     def collect_rollouts(
@@ -115,48 +149,54 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
         Returns:
             False if a callback ended training.
         """
-        assert self._last_obs is not None
+        obs = self._last_obs
+        assert obs is not None
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
-        observations, indices, logits, rewards, dones = [], [], [], [], []
+        history: list[tuple[Any, Tensor, Tensor, NDArray[Any], NDArray[Any]]] = []
         truncations: list[tuple[int, int, Any]] = []
         finished = np.zeros(env.num_envs, dtype=np.bool_)
 
-        while not self._rollout_complete(len(dones), finished, n_rollout_steps):
+        while not self._rollout_complete(len(history), finished, n_rollout_steps):
             with torch.no_grad():
-                dist = self.policy.distribution(obs_as_tensor(self._last_obs, self.device))
-                index = self.factors.indices(dist.sample())
-            actions = self.factors.to_env(index).cpu().numpy().astype(self.factors.dtype)
-            new_obs, reward, done, infos = env.step(actions)
+                dist = self.policy.distribution(obs_as_tensor(obs, self.device))
+                indices = self.factors.indices(dist.sample())
+            actions = self.factors.to_env(indices).cpu().numpy().astype(self.factors.dtype)
+            new_obs, rewards, dones, infos = env.step(actions)
+            self._last_obs = new_obs  # type: ignore[assignment]  # before anything can end training
             self.num_timesteps += env.num_envs
+            # Callbacks read this step by the names that Stable-Baselines3 gives it: rewards, dones, infos, ...
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
-            self._update_info_buffer(infos, done)
+            self._record_episodes(infos, dones, finished)
 
-            for i in np.flatnonzero(done):
+            for i in np.flatnonzero(dones):
                 if infos[i].get("TimeLimit.truncated", False):
-                    truncations.append((len(dones), int(i), infos[i]["terminal_observation"]))
-            observations.append(self._last_obs)
-            indices.append(index)
-            logits.append(dist.logits)
-            rewards.append(reward)
-            dones.append(done)
-            finished |= done
-            self._last_obs = new_obs  # type: ignore[assignment]
+                    truncations.append((len(history), int(i), infos[i]["terminal_observation"]))
+            history.append((obs, indices, dist.logits, rewards, dones))
+            finished |= dones
+            obs = new_obs  # type: ignore[assignment]
 
+        observations, all_indices, all_logits, all_rewards, all_dones = zip(*history, strict=True)
         self.rollout = Rollout(
-            observations=stack(observations, self.device),
-            indices=torch.stack(indices),
-            logits=torch.stack(logits),
-            rewards=np.stack(rewards).astype(np.float32),
-            dones=np.stack(dones).astype(np.bool_),
-            last_observations=obs_as_tensor(self._last_obs, self.device),
+            observations=stack(list(observations), self.device),
+            indices=torch.stack(all_indices),
+            logits=torch.stack(all_logits),
+            rewards=np.stack(all_rewards).astype(np.float32),
+            dones=np.stack(all_dones).astype(np.bool_),
+            last_observations=obs_as_tensor(obs, self.device),
             truncations=truncations,
         )
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _record_episodes(
+        self, infos: list[dict[str, Any]], dones: NDArray[np.bool_], finished: NDArray[np.bool_]
+    ) -> None:
+        """Take a step's finished episodes into the statistics of `rollout/*`; `finished` as in `_rollout_complete`."""
+        self._update_info_buffer(infos, dones)
 
     def _rollout_complete(self, n_steps: int, finished: NDArray[np.bool_], target: int) -> bool:
         """Whether to stop collecting, after `n_steps` steps in which the episodes of `finished` environments ended."""
@@ -165,10 +205,11 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
     @torch.no_grad()
     def _values(self, observations: Any) -> FloatArray:
         """State values `[B]` of observations `[B, ...]` as an array."""
-        return self.policy.predict_values(observations).cpu().numpy()
+        values = [self.policy.predict_values(part) for part in split(observations, CHUNK)]
+        return torch.cat(values).cpu().numpy()
 
     def _bootstrapped_rewards(self) -> FloatArray:
-        """Rewards `[T, E]`, with the discounted value of the last observation where a time limit cut an episode short."""
+        """Rewards `[T, E]`, with the discounted value of the last observation where a time limit ended an episode."""
         rewards = self.rollout.rewards.copy()
         if self.rollout.truncations:
             steps, envs, terminal = zip(*self.rollout.truncations, strict=True)
@@ -179,9 +220,8 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _begin_update(self) -> None:
         """Set the learning rate and the temperature of this iteration, from the environment steps made so far."""
         self._iteration += 1
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        temperature = self.temperature(self.num_timesteps)
+        temperature = self.temperature.over(self._temperature_steps)(self.num_timesteps)
         self.policy.temperature.fill_(temperature)
         self.logger.record("train/temperature", temperature)
 

@@ -68,8 +68,7 @@ class ActorCriticPolicy(BasePolicy):
             features_extractor_class,
             features_extractor_kwargs,
             optimizer_class=optimizer_class,
-            # eps as in the reference implementations of PPO and A2C; the fused step halves the cost of small networks.
-            optimizer_kwargs={"eps": 1e-5, "fused": True} if optimizer_kwargs is None else optimizer_kwargs,
+            optimizer_kwargs=_default_options(optimizer_class) if optimizer_kwargs is None else optimizer_kwargs,
             normalize_images=normalize_images,
         )
         self.net_arch = [64, 64] if net_arch is None else net_arch
@@ -138,6 +137,11 @@ class ActorCriticPolicy(BasePolicy):
         dist = self.distribution(observation)
         one_hot = dist.mode if deterministic else dist.sample()
         return self.factors.to_env(self.factors.indices(one_hot))
+
+
+def _default_options(optimizer_class: type[torch.optim.Optimizer]) -> dict[str, Any]:
+    # eps as in the reference implementations of PPO and A2C; the fused step halves the cost of small networks.
+    return {"eps": 1e-5, "fused": True} if issubclass(optimizer_class, torch.optim.Adam) else {}
 
 
 def _no_schedule(_: float) -> float:

@@ -14,35 +14,33 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
-from gumbel_rl.algorithms.on_policy import DiscreteOnPolicyAlgorithm
+from gumbel_rl.algorithms.on_policy import DiscreteOnPolicyAlgorithm, require_at_least_one
 from gumbel_rl.algorithms.policies import ActorCriticPolicy
-from gumbel_rl.algorithms.rollouts import FloatArray, minibatches, select
+from gumbel_rl.algorithms.rollouts import CHUNK, FloatArray, minibatches, select
 from gumbel_rl.estimators import ESTIMATORS, make_estimator
 from gumbel_rl.schedules import Constant, ScheduleLike
 
 BASELINES = ("value", "mean", "rloo", "none")
-
-# Rows of one forward and backward pass; whole-batch gradients are accumulated over chunks of this size.
-CHUNK = 4096
 
 
 class Reinforce(DiscreteOnPolicyAlgorithm):
     """REINFORCE (Williams 1992): the policy follows the Monte-Carlo returns of whole episodes, one update a batch.
 
     Every update plays exactly one episode in each environment with the current policy and ascends
-    `mean_t (G_t - b_t) d log pi(a_t | s_t)`, `G_t` being the discounted return from step `t`. Environments that finish early
-    idle until the last one has finished: using the further episodes they could play would favour short ones.
+    `mean_t (G_t - b_t) d log pi(a_t | s_t)`, `G_t` being the discounted return from step `t`. What environments that
+    finish early play until the last one has finished is not used, though its steps count: it would favour short
+    episodes.
 
     Args:
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a class.
         env: Environment, vectorised environment or id. As many episodes an update as it has environments.
         learning_rate: Number, or a schedule over the run such as `"linear:1e-2:0"`.
         gamma: Discount.
-        baseline: `"value"`, a learnt state value (which also stands in for the rest of an episode cut short by a time limit);
-            `"mean"`, the mean return from a step over the batch; `"rloo"`, the mean return from the same step of the *other*
-            episodes; `"none"`.
-        normalize_advantage: Divide advantages by the root of their mean square over the batch (which does not centre them: that
-            would be a baseline).
+        baseline: `"value"`, a learnt state value (which also stands in for the rest of an episode cut short by a time
+            limit); `"mean"`, the mean return from a step over the batch; `"rloo"`, the mean return from the same step
+            of the *other* episodes; `"none"`.
+        normalize_advantage: Divide advantages by the root of their mean square over the batch (which does not centre
+            them: that would be a baseline).
         value_epochs: Passes over the batch to fit the value.
         value_batch_size: Minibatch size of these passes.
         estimator: `"score-function"`; the others need the objective at actions that the environment did not execute.
@@ -59,7 +57,8 @@ class Reinforce(DiscreteOnPolicyAlgorithm):
 
     Raises:
         TypeError: The action space is not Discrete, MultiDiscrete or MultiBinary.
-        ValueError: An unknown baseline, an estimator that cannot serve, or `rloo` with a single environment.
+        ValueError: An unknown baseline, an estimator that cannot serve, `rloo` with a single environment, or a number
+            of steps or episodes below 1.
     """
 
     def __init__(
@@ -89,11 +88,12 @@ class Reinforce(DiscreteOnPolicyAlgorithm):
         make_estimator(estimator)  # an unknown id is refused here, with its nearest match
         if ESTIMATORS[estimator].needs_objective:
             raise ValueError(
-                f"Reinforce cannot use estimator {estimator!r}: it needs the objective at actions that the environment did "
-                "not execute, and Monte-Carlo returns are known for the executed action alone; use 'score-function'"
+                f"Reinforce cannot use estimator {estimator!r}: it needs the objective at actions that the environment "
+                "did not execute, and Monte-Carlo returns are known for the executed action alone; use 'score-function'"
             )
         if baseline not in BASELINES:
             raise ValueError(f"unknown baseline {baseline!r}; known are {', '.join(BASELINES)}")
+        require_at_least_one(value_batch_size=value_batch_size, max_episode_steps=max_episode_steps)
         self.baseline = baseline
         self.normalize_advantage = normalize_advantage
         self.value_epochs = value_epochs
@@ -120,10 +120,16 @@ class Reinforce(DiscreteOnPolicyAlgorithm):
             _init_setup_model=_init_setup_model,
         )
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
+        if _init_setup_model:
+            self._check_baseline()
+
+    def _check_baseline(self) -> None:
         if self.baseline == "rloo" and self.n_envs < 2:
             raise ValueError("baseline 'rloo' averages over other episodes: it needs at least 2 environments")
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self._check_baseline()  # a model that was loaded with fewer environments can still predict
+        return super()._setup_learn(total_timesteps, *args, **kwargs)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer | None, n_rollout_steps: int
@@ -132,15 +138,26 @@ class Reinforce(DiscreteOnPolicyAlgorithm):
         assert self._last_episode_starts is not None
         if not self._last_episode_starts.all():
             self._last_obs = env.reset()  # type: ignore[assignment]
+        # Whatever interrupts the episodes, the next ones begin with a reset.
+        self._last_episode_starts = np.zeros(env.num_envs, dtype=np.bool_)
         if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
             return False
         self._last_episode_starts = self.rollout.dones[-1]
         return True
 
+    def _record_episodes(
+        self, infos: list[dict[str, Any]], dones: NDArray[np.bool_], finished: NDArray[np.bool_]
+    ) -> None:
+        # The statistics too would favour short episodes.
+        first = np.flatnonzero(~finished)
+        self._update_info_buffer([infos[i] for i in first], dones[first])
+
     def _rollout_complete(self, n_steps: int, finished: NDArray[np.bool_], target: int) -> bool:
+        if finished.all() or self.num_timesteps >= self._total_timesteps:
+            return True
         if n_steps >= target:
             raise ValueError(f"an episode did not end within {target} steps: Reinforce needs episodes that end")
-        return bool(finished.all()) or self.num_timesteps >= self._total_timesteps
+        return False
 
     def train(self) -> None:
         """One step of the policy along the score-function gradient, then fit the value to the returns."""
@@ -168,6 +185,7 @@ class Reinforce(DiscreteOnPolicyAlgorithm):
         if self.normalize_advantage:
             advantage = advantage / (advantage.square().mean().sqrt() + 1e-8)
 
+        policy.set_training_mode(True)
         # The policy: one step along the gradient of the whole batch, accumulated over chunks.
         objective, entropy = torch.zeros(2, device=self.device).unbind()
         policy.optimizer.zero_grad()
@@ -175,10 +193,11 @@ class Reinforce(DiscreteOnPolicyAlgorithm):
             dist = policy.distribution(select(observations, chunk))
             chunk_objective = (dist.log_prob(actions[chunk]) * advantage[chunk]).sum() / len(rows)
             chunk_entropy = dist.entropy().sum() / len(rows)
-            (-chunk_objective - self.ent_coef * chunk_entropy).backward()  # type: ignore[no-untyped-call]
+            (-chunk_objective - self.ent_coef * chunk_entropy).backward()
             objective = objective + chunk_objective.detach()
             entropy = entropy + chunk_entropy.detach()
-        grad_norm = clip_grad_norm_(policy.actor_parameters, self.max_grad_norm)
+        # Of all parameters, because a shared extractor has a gradient as well, and the critic has none.
+        grad_norm = clip_grad_norm_(policy.parameters(), self.max_grad_norm)
         policy.optimizer.step()
 
         # The value: regression on the returns.
@@ -188,7 +207,7 @@ class Reinforce(DiscreteOnPolicyAlgorithm):
             for batch in minibatches(len(rows), self.value_batch_size, self.device):
                 value_loss = F.mse_loss(policy.predict_values(select(observations, batch)), targets[batch])
                 policy.optimizer.zero_grad()
-                value_loss.backward()  # type: ignore[no-untyped-call]
+                value_loss.backward()
                 clip_grad_norm_(policy.critic_parameters, self.max_grad_norm)
                 policy.optimizer.step()
                 value_losses.append(value_loss.detach())
@@ -215,7 +234,7 @@ def first_episodes(dones: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def discounted_returns(rewards: FloatArray, gamma: float) -> FloatArray:
-    """Discounted sums of the rewards `[T, E]` from each step on, `[T, E]`; each column is one episode, padded with zeros."""
+    """Discounted sums of the rewards `[T, E]` from each step on, `[T, E]`; a column is an episode, then zeros."""
     returns = np.empty_like(rewards)
     running = np.zeros_like(rewards[0])
     for t in range(len(rewards) - 1, -1, -1):
@@ -229,4 +248,5 @@ def leave_one_out(returns: FloatArray) -> FloatArray:
 
     It is independent of the episode it serves, so it adds no bias.
     """
-    return (returns.sum(1, keepdims=True) - returns) / max(returns.shape[1] - 1, 1)
+    others: FloatArray = (returns.sum(1, keepdims=True) - returns) / max(returns.shape[1] - 1, 1)
+    return others

@@ -17,6 +17,9 @@ from torch import Tensor
 
 FloatArray = NDArray[np.float32]
 
+# Rows of one pass through a network, where the batch has no bound of its own.
+CHUNK = 4096
+
 
 @dataclass
 class Rollout:
@@ -29,7 +32,7 @@ class Rollout:
         rewards: `[T, E]`.
         dones: `[T, E]`, whether the episode ended with this step, for whatever reason.
         last_observations: Observations after the last step `[E, ...]`, first ones of a new episode where one ended.
-        truncations: Where an episode was cut short by a time limit: step, environment, and the observation it ended with.
+        truncations: Where a time limit cut an episode short: step, environment, and the observation it ended with.
     """
 
     observations: PyTorchObs
@@ -54,6 +57,15 @@ def select(observations: Any, rows: Tensor) -> Any:
     return observations[rows]
 
 
+def split(observations: Any, size: int) -> Iterator[Any]:
+    """Observations `[B, ...]`, a tensor or a dict of tensors, in pieces of `size` rows and a last one of fewer."""
+    if isinstance(observations, dict):
+        for parts in zip(*(value.split(size) for value in observations.values()), strict=True):
+            yield dict(zip(observations, parts, strict=True))
+    else:
+        yield from observations.split(size)
+
+
 def stack(observations: list[Any], device: torch.device) -> Any:
     """Observations of `T` steps, each `[E, ...]`, as tensors `[T, E, ...]` on `device`."""
     if isinstance(observations[0], dict):
@@ -67,7 +79,7 @@ def gae(
     """Generalised advantage estimates (Schulman et al. 2016, equation 16), `[T, E]`.
 
     Args:
-        rewards: `[T, E]`; where an episode was truncated, the discounted value of its last observation is already added.
+        rewards: `[T, E]`, plus the discounted value of the last observation where an episode was truncated.
         values: Values of the observations `[T, E]`.
         last_values: Values of the observations after the last step `[E]`.
         dones: `[T, E]`.
