@@ -148,8 +148,8 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
             for rows in minibatches(len(advantages), self.batch_size, self.device):
                 obs = select(observations, rows)
                 behaviour = FactoredCategorical(behaviour_logits[rows], self.factors)
-                dist = policy.distribution(obs)
-                value, heads = policy.critic.heads(policy.critic_features(obs), behaviour.probs)
+                dist, features = policy.distribution_and_critic_features(obs)
+                value, heads = policy.critic.heads(features, behaviour.probs)
 
                 # Critic: V on the returns, A on the advantages of the actions taken.
                 value_loss = F.mse_loss(value, returns[rows])

@@ -121,13 +121,15 @@ class ActorCriticPolicy(BasePolicy):
         logits = self.actor(self.extract_features(obs, self.features_extractor))
         return FactoredCategorical(logits, self.factors)
 
-    def critic_features(self, obs: PyTorchObs) -> Tensor:
-        """Features `[B, F]` for the critic."""
-        return self.extract_features(obs, self.critic_extractor)
+    def distribution_and_critic_features(self, obs: PyTorchObs) -> tuple[FactoredCategorical, Tensor]:
+        """The policy as in `distribution`, and features `[B, F]` for the critic; a shared extractor runs once."""
+        features = self.extract_features(obs, self.features_extractor)
+        dist = FactoredCategorical(self.actor(features), self.factors)
+        return dist, features if self.share_features_extractor else self.extract_features(obs, self.critic_extractor)
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """State values `[B]`."""
-        return self.critic.heads(self.critic_features(obs))[0]
+        return self.critic.heads(self.extract_features(obs, self.critic_extractor))[0]
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Environment actions `[B, *action shape]`."""
