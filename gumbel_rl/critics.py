@@ -78,6 +78,9 @@ class Additive(Critic):
     For independent factors and that policy, fitting the heads to sampled advantages by least squares loses nothing: the
     fit is the conditional expectation factor by factor, which is all that the policy gradient depends on.
 
+    The network's first output is the value in units of its own, `V = value_mean + value_std * output`. In units of the
+    returns seen so far its loss does not drown that of the advantages, whatever the scale of the rewards.
+
     Args:
         features_dim: `F`.
         factors: The action's factors.
@@ -86,6 +89,8 @@ class Additive(Critic):
     """
 
     multilinear = True
+    value_mean: Tensor
+    value_std: Tensor
 
     def __init__(
         self,
@@ -97,11 +102,29 @@ class Additive(Critic):
         super().__init__()
         self.factors = factors
         self.net = mlp([features_dim, *net_arch, 1 + factors.width], activation)
+        self.register_buffer("value_mean", torch.zeros(()))
+        self.register_buffer("value_std", torch.ones(()))
 
     def heads(self, features: Tensor, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """State values `[B]` and advantages `[B, N]`, centred under `reference` `[B, N]` if it is given."""
-        value, advantages = self.net(features).split([1, self.factors.width], dim=-1)
-        return value.squeeze(-1), advantages if reference is None else centre(advantages, reference, self.factors)
+        output, advantages = self.net(features).split([1, self.factors.width], dim=-1)
+        value = self.value_mean + self.value_std * output.squeeze(-1)
+        return value, advantages if reference is None else centre(advantages, reference, self.factors)
+
+    @torch.no_grad()
+    def set_value_scale(self, mean: Tensor, std: Tensor) -> None:
+        """Change the units of the value's output and leave the value as it is (PopArt, van Hasselt et al. 2016).
+
+        Args:
+            mean: New `value_mean`, a scalar.
+            std: New `value_std`, a positive scalar.
+        """
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight[0] *= self.value_std / std
+        last.bias[0] = (self.value_std * last.bias[0] + self.value_mean - mean) / std
+        self.value_mean.copy_(mean)
+        self.value_std.copy_(std)
 
     def at(self, features: Tensor, reference: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         value, advantages = self.heads(features, reference)

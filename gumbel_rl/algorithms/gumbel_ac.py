@@ -142,6 +142,8 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         actions = self.factors.one_hot(rollout.flat(rollout.indices))
         behaviour_logits = rollout.flat(rollout.logits)
 
+        self._update_value_scale(returns)
+
         history: list[Tensor] = []
         policy.set_training_mode(True)
         for _ in range(self.n_epochs):
@@ -152,7 +154,7 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
                 value, heads = policy.critic.heads(features, behaviour.probs)
 
                 # Critic: V on the returns, A on the advantages of the actions taken.
-                value_loss = F.mse_loss(value, returns[rows])
+                value_loss = self._value_loss(value, returns[rows])
                 advantage_loss = F.mse_loss((actions[rows] * heads).sum(-1), advantages[rows])
 
                 # Actor: E_z~pi A(s, z) through the critic as it stands, less the price of leaving the behaviour policy.

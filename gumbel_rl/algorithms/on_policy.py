@@ -15,11 +15,17 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
+from torch.nn import functional as F
 
 from gumbel_rl.actions import ActionFactors
 from gumbel_rl.algorithms.policies import POLICY_ALIASES, ActorCriticPolicy
 from gumbel_rl.algorithms.rollouts import CHUNK, FloatArray, Rollout, split, stack
 from gumbel_rl.schedules import Schedule, ScheduleLike, make_schedule, make_temperature
+
+# The returns' mean and spread that scale the critic's value are moving averages over about 1 / RATE iterations. The
+# floor keeps returns that hardly differ from being blown up.
+VALUE_SCALE_RATE = 0.05
+VALUE_SCALE_FLOOR = 1e-2
 
 Self = TypeVar("Self", bound="DiscreteOnPolicyAlgorithm")
 
@@ -239,6 +245,19 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
         temperature = self.temperature.over(self._temperature_steps)(self.num_timesteps)
         self.policy.temperature.fill_(temperature)
         self.logger.record("train/temperature", temperature)
+
+    def _update_value_scale(self, returns: Tensor) -> None:
+        """Let the units of the critic's value follow the mean and spread of the returns `[B]`."""
+        critic = self.policy.critic
+        mean, square = returns.mean(), returns.square().mean()
+        if self._n_updates > 0:
+            mean = critic.value_mean.lerp(mean, VALUE_SCALE_RATE)
+            square = (critic.value_std**2 + critic.value_mean**2).lerp(square, VALUE_SCALE_RATE)
+        critic.set_value_scale(mean, (square - mean**2).clamp_min(VALUE_SCALE_FLOOR**2).sqrt())
+
+    def _value_loss(self, values: Tensor, returns: Tensor) -> Tensor:
+        """Mean squared error of the values `[B]`, in the critic's units."""
+        return F.mse_loss(values, returns) / self.policy.critic.value_std**2
 
     def _record_update(self, metrics: dict[str, Tensor]) -> None:
         """Log scalars as `train/<name>`, the entropy also as a share of its maximum; one transfer from the device."""

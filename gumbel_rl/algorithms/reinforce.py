@@ -11,7 +11,6 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
-from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 from gumbel_rl.algorithms.on_policy import DiscreteOnPolicyAlgorithm, require_at_least_one
@@ -203,9 +202,11 @@ class Reinforce(DiscreteOnPolicyAlgorithm):
         # The value: regression on the returns.
         targets = torch.as_tensor(returns[played], device=self.device)
         value_losses = []
+        if self.baseline == "value":
+            self._update_value_scale(targets)
         for _ in range(self.value_epochs if self.baseline == "value" else 0):
             for batch in minibatches(len(rows), self.value_batch_size, self.device):
-                value_loss = F.mse_loss(policy.predict_values(select(observations, batch)), targets[batch])
+                value_loss = self._value_loss(policy.predict_values(select(observations, batch)), targets[batch])
                 policy.optimizer.zero_grad()
                 value_loss.backward()
                 clip_grad_norm_(policy.critic_parameters, self.max_grad_norm)
