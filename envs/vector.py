@@ -16,8 +16,8 @@ from gumbel_rl.sb3 import VectorEnvAdapter
 ENGINES = ("auto", "vector", "dummy", "subproc")
 """How sub-environments are run; see `make_vec_env`."""
 
-# From how many sub-environments on a vector entry point pays. Measured with episode statistics, microseconds a step, entry
-# point / Python loop: CartPole 34 / 12 for 1, 34 / 30 for 4, 36 / 56 for 8, 40 / 106 for 16; our own break even at 2.
+# From how many sub-environments on a vector entry point pays. CartPole with episode statistics, microseconds a step,
+# entry point / Python loop: 34 / 12 for 1, 34 / 30 for 4, 36 / 56 for 8, 40 / 106 for 16. Our own break even at 2.
 VECTOR_FROM = 4
 
 
