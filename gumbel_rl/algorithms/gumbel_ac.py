@@ -41,7 +41,7 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
     Args:
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a class.
         env: Environment, vectorised environment or id.
-        learning_rate: Number, or a schedule over the run such as `"linear:3e-3:0"`.
+        learning_rate: Number, or a schedule over the run such as `"linear:5e-3:0"`.
         n_steps: Steps of each environment in an iteration.
         batch_size: Largest minibatch, in steps.
         n_epochs: Passes over the data of an iteration.
@@ -76,17 +76,17 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         policy: str | type[ActorCriticPolicy] = "MlpPolicy",
         env: GymEnv | str | None = None,
         *,
-        learning_rate: ScheduleLike = "linear:3e-3:0",
+        learning_rate: ScheduleLike = "linear:5e-3:0",
         n_steps: int = 32,
         batch_size: int = 128,
         n_epochs: int = 4,
-        gamma: float = 0.98,
-        gae_lambda: float = 0.8,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.98,
         estimator: str | Estimator = "st-gumbel-softmax",
         estimator_kwargs: dict[str, Any] | None = None,
         temperature: ScheduleLike = 1.0,
         kl_coef: float = 3.0,
-        ent_coef: float = 0.0,
+        ent_coef: float = 0.01,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         diagnostics_interval: int = 10,
