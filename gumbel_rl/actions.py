@@ -175,7 +175,9 @@ class ActionFactors:
         actions = indices + self._constant("start", indices.device) if any(self.start) else indices
         return actions.reshape((*indices.shape[:-1], *self.shape))
 
-    def encode(self, actions: NDArray[Any] | Tensor | int, dtype: torch.dtype = torch.float32) -> Tensor:
+    def encode(
+        self, actions: NDArray[Any] | np.integer[Any] | Tensor | int, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Environment actions `[..., *shape]` to a flat one-hot `[..., N]`.
 
         Raises:
