@@ -178,11 +178,11 @@ def test_gumbel_softmax_is_differentiable_in_a_tensor_temperature() -> None:
 def test_straight_through_is_exact_forward_and_the_surrogate_backward(dtype: torch.dtype) -> None:
     logits = torch.randn(50_000, 4, generator=generator(14)).to(dtype).requires_grad_()
     soft = logits.softmax(-1)
-    # Outcomes of every probability: 1 - p + p is off for some small p, and p + (1 - p) for others.
     hard = gumbel.gumbel_max(logits, gumbel.gumbel_noise((50_000, 4), generator=generator(18))).to(dtype)
     upstream = torch.randn(50_000, 4, generator=generator(15)).to(dtype)
     passed = gumbel.straight_through(hard, soft)
     assert torch.equal(passed, hard)  # not off by 6e-8
+    assert torch.equal(gumbel.straight_through(upstream, soft), upstream)  # nor is any other value
     (gradient,) = torch.autograd.grad(passed, logits, upstream, retain_graph=True)
     (expected,) = torch.autograd.grad(soft, logits, upstream)
     assert torch.equal(gradient, expected)
