@@ -249,11 +249,13 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _update_value_scale(self, returns: Tensor) -> None:
         """Let the units of the critic's value follow the mean and spread of the returns `[B]`."""
         critic = self.policy.critic
-        mean, square = returns.mean(), returns.square().mean()
+        mean, variance = returns.mean(), returns.var(correction=0)
         if self._n_updates > 0:
+            # The average of the mean squares minus the square of the average, without the difference of large numbers.
+            apart = VALUE_SCALE_RATE * (1 - VALUE_SCALE_RATE) * (mean - critic.value_mean) ** 2
             mean = critic.value_mean.lerp(mean, VALUE_SCALE_RATE)
-            square = (critic.value_std**2 + critic.value_mean**2).lerp(square, VALUE_SCALE_RATE)
-        critic.set_value_scale(mean, (square - mean**2).clamp_min(VALUE_SCALE_FLOOR**2).sqrt())
+            variance = critic.value_std.square().lerp(variance, VALUE_SCALE_RATE) + apart
+        critic.set_value_scale(mean, variance.clamp_min(VALUE_SCALE_FLOOR**2).sqrt())
 
     def _value_loss(self, values: Tensor, returns: Tensor) -> Tensor:
         """Mean squared error of the values `[B]`, in the critic's units."""
