@@ -1,0 +1,145 @@
+"""The peers: Stable-Baselines3's own PPO, A2C and DQN.
+
+The defaults of the classes are Stable-Baselines3's; `configs/` has the tuned settings of the rl-zoo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from agents.conversion import Count, Natural, NonNegative, Positive, ScheduleSpec, Share
+from agents.hyperparameters import Hyperparameters
+
+if TYPE_CHECKING:
+    from stable_baselines3 import A2C as A2CAlgorithm
+    from stable_baselines3 import DQN as DQNAlgorithm
+    from stable_baselines3 import PPO as PPOAlgorithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer(Hyperparameters):
+    """Base class of the peers, whose schedules are functions of the remaining progress."""
+
+    schedules: ClassVar[tuple[str, ...]] = ("learning_rate",)
+
+    def arguments(self, timesteps: int) -> dict[str, Any]:
+        from gumbel_rl.algorithms.on_policy import ProgressSchedule
+
+        arguments = super().arguments(timesteps)
+        for name in self.schedules:
+            arguments[name] = ProgressSchedule(arguments[name])
+            arguments[name].total_steps = timesteps
+        return arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPO(Peer):
+    """Stable-Baselines3's proximal policy optimisation."""
+
+    agent: ClassVar[str] = "ppo"
+    action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
+    schedules: ClassVar[tuple[str, ...]] = ("learning_rate", "clip_range")
+
+    learning_rate: ScheduleSpec = 3e-4
+    """Adam's learning rate, a schedule over the run."""
+    n_steps: Count = 2048
+    """Steps of each environment between updates."""
+    batch_size: Count = 64
+    """Transitions a minibatch."""
+    n_epochs: Count = 10
+    """Passes over the transitions an update."""
+    gamma: Share = 0.99
+    """Discount."""
+    gae_lambda: Share = 0.95
+    """Generalised advantage estimation: 0 trusts the value, 1 the returns."""
+    clip_range: ScheduleSpec = 0.2
+    """How far the probability ratio may move from 1, a schedule over the run."""
+    ent_coef: NonNegative = 0.0
+    """Weight of the entropy."""
+    vf_coef: NonNegative = 0.5
+    """Weight of the value's loss."""
+    max_grad_norm: Positive = 0.5
+    """Largest gradient norm."""
+    normalize_advantage: bool = True
+    """Standardise advantages within a minibatch."""
+    target_kl: Positive | None = None
+    """Ends an update early when the policy has moved this far; null for never."""
+
+    @classmethod
+    def algorithm(cls) -> type[PPOAlgorithm]:
+        from stable_baselines3 import PPO as PPOAlgorithm
+
+        return PPOAlgorithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class A2C(Peer):
+    """Stable-Baselines3's advantage actor-critic."""
+
+    agent: ClassVar[str] = "a2c"
+    action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
+
+    learning_rate: ScheduleSpec = 7e-4
+    """RMSprop's learning rate, a schedule over the run."""
+    n_steps: Count = 5
+    """Steps of each environment between updates."""
+    gamma: Share = 0.99
+    """Discount."""
+    gae_lambda: Share = 1.0
+    """Generalised advantage estimation: 0 trusts the value, 1 the returns."""
+    ent_coef: NonNegative = 0.0
+    """Weight of the entropy."""
+    vf_coef: NonNegative = 0.5
+    """Weight of the value's loss."""
+    max_grad_norm: Positive = 0.5
+    """Largest gradient norm."""
+    normalize_advantage: bool = False
+    """Standardise advantages."""
+
+    @classmethod
+    def algorithm(cls) -> type[A2CAlgorithm]:
+        from stable_baselines3 import A2C as A2CAlgorithm
+
+        return A2CAlgorithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class DQN(Peer):
+    """Stable-Baselines3's deep Q-network."""
+
+    agent: ClassVar[str] = "dqn"
+    action_spaces: ClassVar[tuple[str, ...]] = ("Discrete",)
+
+    learning_rate: ScheduleSpec = 1e-4
+    """Adam's learning rate, a schedule over the run."""
+    buffer_size: Count = 1_000_000
+    """Transitions the replay buffer holds."""
+    learning_starts: Natural = 100
+    """Steps before the first update."""
+    batch_size: Count = 32
+    """Transitions an update."""
+    tau: Share = 1.0
+    """How far the target network moves towards the online network."""
+    gamma: Share = 0.99
+    """Discount."""
+    train_freq: Count = 4
+    """Steps of each environment between updates."""
+    gradient_steps: int = 1
+    """Updates at a time; -1 for as many as steps were taken."""
+    target_update_interval: Count = 10_000
+    """Steps between updates of the target network."""
+    exploration_fraction: Share = 0.1
+    """Share of the run over which exploration falls."""
+    exploration_initial_eps: Share = 1.0
+    """Share of random actions at first."""
+    exploration_final_eps: Share = 0.05
+    """Share of random actions at last."""
+    max_grad_norm: Positive = 10.0
+    """Largest gradient norm."""
+
+    @classmethod
+    def algorithm(cls) -> type[DQNAlgorithm]:
+        from stable_baselines3 import DQN as DQNAlgorithm
+
+        return DQNAlgorithm
