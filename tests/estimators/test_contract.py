@@ -125,6 +125,7 @@ def test_exact_with_a_multilinear_objective_says_what_it_does() -> None:
     assert f.actions[0].shape == (11, 5)
     assert not Exact().leaves_vertices
     assert not Exact.leaves_vertices
+    assert not Exact.needs_gradient
     assert not gradient(exact, logits(11), Recorder(detach=True)).any()
 
 

@@ -119,6 +119,14 @@ def test_mean_baseline_is_unbiased_by_enumeration(samples: int, batch: int) -> N
     assert_equal(mean, torch.stack([exact_expectation(row, sizes, f)[1] for row in logits]))
 
 
+def test_mean_baseline_over_samples_of_one_row_is_rloo() -> None:
+    leaf = logits_of((3,)).requires_grad_()
+    dist = FactoredCategorical(leaf, ActionFactors((3,)))
+    noise = dist.noise((5,), generator=torch.Generator().manual_seed(0))
+    surrogates = [e(dist, nonlinear((3,)), noise) for e in (ScoreFunction(baseline="mean", samples=5), Rloo(samples=5))]
+    assert_equal(*(torch.autograd.grad(surrogate, leaf)[0] for surrogate in surrogates))
+
+
 def test_mean_baseline_of_a_lone_sample_is_none() -> None:
     noise = torch.zeros(1, 1, 3, dtype=torch.float64)
     estimates = [
