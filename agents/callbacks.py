@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +19,9 @@ from agents.errors import UserError
 from agents.run_directory import RunDirectory
 from agents.saving import save
 from agents.scoring import play
+
+# About so many rows are logged beside those of evaluations.
+ROWS = 200
 
 # The fewest episodes whose mean tells that the threshold is reached.
 EPISODES_THAT_COUNT = 20
@@ -64,6 +70,14 @@ class Session:
     clock: Clock
     signals: Signals
 
+    @contextmanager
+    def paused(self, model: BaseAlgorithm) -> Iterator[None]:
+        """Time in here is no training time, neither for the clock nor for what the algorithm logs under `time/`."""
+        began = time.time_ns()
+        with self.clock.paused():
+            yield
+        model.start_time += time.time_ns() - began
+
     def checkpoint(self, model: BaseAlgorithm) -> Path:
         """Save all that going on needs; returns where."""
         self.milestones.train_seconds = self.clock.seconds
@@ -73,6 +87,20 @@ class Session:
             (directory / "milestones.json").write_text(json.dumps(asdict(self.milestones)), encoding="utf-8")
 
         return self.run.write_checkpoint(model.num_timesteps, write)
+
+
+class BetweenUpdates(BaseCallback):
+    """Base class of what is done between updates, when everything recorded is at hand and nothing is half done."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self.between_updates()
+
+    def between_updates(self) -> None:
+        """Do it, if it is due."""
+        raise NotImplementedError
 
 
 class StopOnSignal(BaseCallback):
@@ -86,28 +114,25 @@ class StopOnSignal(BaseCallback):
         return not self.signals.stop
 
 
-class Checkpoints(BaseCallback):
-    """Saves a checkpoint now and then, between updates."""
+class Checkpoints(BetweenUpdates):
+    """Saves a checkpoint now and then."""
 
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
 
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
+    def between_updates(self) -> None:
         step, every = self.model.num_timesteps, self.session.config.checkpoint_every
         if every and step >= self.session.milestones.next_checkpoint:
-            with self.session.clock.paused():
+            with self.session.paused(self.model):
                 self.session.milestones.next_checkpoint = (step // every + 1) * every
                 self.session.checkpoint(self.model)
 
 
-class PeriodicEvaluation(BaseCallback):
-    """Evaluates the deterministic policy between updates and keeps the best one as `best_model.zip`.
+class PeriodicEvaluation(BetweenUpdates):
+    """Evaluates the deterministic policy now and then, and at the end, and keeps the best one as `best_model.zip`.
 
-    It logs `eval/mean_reward` and `eval/mean_ep_length`, and notes when the threshold is first reached.
+    It records `eval/mean_reward` and `eval/mean_ep_length`, and notes when the threshold is first reached.
     """
 
     def __init__(self, session: Session, env: VecEnv) -> None:
@@ -115,36 +140,54 @@ class PeriodicEvaluation(BaseCallback):
         self.session = session
         self.env = env
 
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        if self.model.num_timesteps >= self.session.milestones.next_evaluation:
-            self._evaluate()
+    def between_updates(self) -> None:
+        if self.session.config.eval_every and self.model.num_timesteps >= self.session.milestones.next_evaluation:
+            with self.session.paused(self.model):
+                self._evaluate()
 
     def _on_training_end(self) -> None:
-        if not self.session.signals.stop:
-            self._evaluate()
+        if self.session.config.eval_every and not self.session.signals.stop:
+            with self.session.paused(self.model):
+                self._evaluate()
 
     def _evaluate(self) -> None:
         config, milestones = self.session.config, self.session.milestones
         step, every, episodes = self.model.num_timesteps, config.eval_every, config.periodic_episodes
-        if not every:
-            return
-        with self.session.clock.paused():
-            # Other episodes each time, whatever came before: a resumed run is evaluated as one that never stopped.
-            seed = PERIODIC_SEEDS + config.seed + step // every * episodes
-            with self.session.signals.at_once():
-                score = play(self.model, self.env, episodes, deterministic=True, seed=seed)
-            milestones.next_evaluation = (step // every + 1) * every
-            self.logger.record("eval/mean_reward", score.mean)
-            self.logger.record("eval/mean_ep_length", float(score.lengths.mean()))
-            self.logger.record("time/total_timesteps", step, exclude="tensorboard")
-            self.logger.dump(step)
-            if milestones.best_mean is None or score.mean > milestones.best_mean:
-                milestones.best_mean = score.mean
-                save(self.model, self.session.run.path, prefix="best_")
-            threshold = config.threshold if episodes >= EPISODES_THAT_COUNT else None
-            if threshold is not None and milestones.steps_to_threshold is None and score.mean >= threshold:
-                milestones.steps_to_threshold = step
-                milestones.seconds_to_threshold = self.session.clock.seconds
+        # Other episodes each time, whatever came before: a resumed run is evaluated as one that never stopped.
+        seed = PERIODIC_SEEDS + config.seed + step // every * episodes
+        with self.session.signals.at_once():
+            score = play(self.model, self.env, episodes, deterministic=True, seed=seed)
+        milestones.next_evaluation = (step // every + 1) * every
+        self.logger.record("eval/mean_reward", score.mean)
+        self.logger.record("eval/mean_ep_length", float(score.lengths.mean()))
+        if milestones.best_mean is None or score.mean > milestones.best_mean:
+            milestones.best_mean = score.mean
+            save(self.model, self.session.run.path, prefix="best_")
+        threshold = config.threshold if episodes >= EPISODES_THAT_COUNT else None
+        if threshold is not None and milestones.steps_to_threshold is None and score.mean >= threshold:
+            milestones.steps_to_threshold = step
+            milestones.seconds_to_threshold = self.session.clock.seconds
+
+
+class LogRows(BetweenUpdates):
+    """Writes what was recorded as a row of the log: after each evaluation, and else about `ROWS` times a run.
+
+    Stable-Baselines3 would do it every so many iterations or episodes, with what the update before the last recorded.
+    """
+
+    def __init__(self, timesteps: int) -> None:
+        super().__init__()
+        self.every = timesteps / ROWS
+        self.next = 0.0
+
+    def between_updates(self) -> None:
+        recorded = self.logger.name_to_value
+        if recorded and (self.model.num_timesteps >= self.next or "eval/mean_reward" in recorded):
+            self._write()
+
+    def _on_training_end(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        self.next = self.model.num_timesteps + self.every
+        self.model.dump_logs()

@@ -32,7 +32,7 @@ def find_spec(env_id: str) -> EnvSpec:
     try:
         return envs.find_spec(env_id)
     except ValueError as error:
-        raise UserError(f"--env {env_id}: {error}") from error
+        raise UserError(str(error)) from error
 
 
 def make_training_env(config: RunConfig, seed: int, statistics: Path | None = None) -> VecEnv:

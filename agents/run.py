@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.callbacks import Checkpoints, Milestones, PeriodicEvaluation, Session, StopOnSignal
+from agents.callbacks import Checkpoints, LogRows, Milestones, PeriodicEvaluation, Session, StopOnSignal
 from agents.clock import Clock, Signals
 from agents.config import FINAL_SEEDS, PERIODIC_SEEDS, RunConfig
 from agents.device import prepare_torch
@@ -30,9 +29,8 @@ from agents.run_directory import RunDirectory, check_free, create
 from agents.saving import load, save, statistics_in
 from agents.scoring import environments_for, play
 
-# About so many rows does an on-policy run log; off-policy algorithms log every fourth episode.
-ROWS = 200
-EPISODES_A_ROW = 4
+# Iterations or episodes until the algorithm would log by itself: the harness does it.
+NEVER = 10**12
 
 
 def train(config: RunConfig, path: Path | None = None, *, display: DisplayKind = "none") -> RunDirectory:
@@ -120,7 +118,13 @@ def _learn(session: Session, model: BaseAlgorithm, env: VecEnv, kind: DisplayKin
     share_statistics(env, evaluation_env)
     display = make_display(session, kind)
     callbacks = CallbackList(
-        [display, StopOnSignal(session.signals), PeriodicEvaluation(session, evaluation_env), Checkpoints(session)]
+        [
+            display,
+            StopOnSignal(session.signals),
+            PeriodicEvaluation(session, evaluation_env),
+            LogRows(config.timesteps),
+            Checkpoints(session),
+        ]
     )
     logger = make_logger(session.run, config, start)
     model.set_logger(logger)
@@ -130,25 +134,17 @@ def _learn(session: Session, model: BaseAlgorithm, env: VecEnv, kind: DisplayKin
                 model.learn(
                     config.timesteps - start,
                     callbacks,
-                    log_interval=_log_interval(model, config),
+                    log_interval=NEVER,
                     reset_num_timesteps=start == 0,
                 )
         except Interrupted:
             pass  # in an evaluation, which changes nothing: the model is as good as after a step
-        model.dump_logs()  # what the last update recorded would otherwise be lost
         session.checkpoint(model)
     finally:
         logger.close()
         evaluation_env.close()
     if session.signals.stop:
         raise Interrupted
-
-
-def _log_interval(model: BaseAlgorithm, config: RunConfig) -> int:
-    """Iterations between rows of the log, or episodes off-policy."""
-    if isinstance(model, OnPolicyAlgorithm):
-        return max(1, config.timesteps // (config.n_envs * model.n_steps * ROWS))
-    return EPISODES_A_ROW
 
 
 def _evaluate(session: Session, model: BaseAlgorithm, env: VecEnv) -> Result:
