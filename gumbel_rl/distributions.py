@@ -155,9 +155,9 @@ class FactoredCategorical(Distribution):
         log_p = self._log_probs
         allowed = log_p > MASKED
         n = allowed.sum(-1).to(log_p.dtype)
-        # The entries of masked choices are 0: replaced before the logarithm, whose gradient there is infinite.
-        z = torch.where(allowed, self.factors.pad(value.to(log_p.dtype), 1.0), 1.0)
-        log_z = z.clamp_min(torch.finfo(log_p.dtype).tiny).log()
+        # Entries of masked choices are 0 too: unclamped, the infinite slope of their logarithm would meet a weight of 0.
+        z = self.factors.pad(value.to(log_p.dtype), 1.0).clamp_min(torch.finfo(log_p.dtype).tiny)
+        log_z = z.log()
         log_t = torch.as_tensor(temperature, dtype=log_p.dtype).log()
         score = log_p - temperature * log_z
         interior = torch.where(allowed, score - log_z, 0.0).sum(-1)

@@ -58,13 +58,23 @@ def test_exact_scores_zero_to_the_last_bit() -> None:
     assert result.cosine == pytest.approx(1.0)
 
 
-def test_variance_and_bias_of_the_score_function() -> None:
-    # Closed form: trace of E (f - 0)² (z - p)(z - p)' - g g', over |g|².
+def score_function_variance() -> float:
+    """Closed form: trace of E f² (z - p)(z - p)' - g g', over |g|²."""
     f, logits = nonlinear(SIZES), dist_of().logits[0]
-    vertices, probs = outcomes(SIZES), outcome_probs(dist_of().logits[0], SIZES)
+    vertices, probs = outcomes(SIZES), outcome_probs(logits, SIZES)
     _, exact = exact_expectation(logits, SIZES, f)
     second = probs @ (f(vertices).square() * (vertices - probs @ vertices).square().sum(-1))
-    variance = float((second - exact.square().sum()) / exact.square().sum())
+    return float((second - exact.square().sum()) / exact.square().sum())
+
+
+def test_variance_of_few_repeats_is_right_on_average() -> None:
+    torch.manual_seed(7)
+    results = [diagnose(ScoreFunction(), dist_of(), nonlinear(SIZES), repeats=2).variance for _ in range(500)]
+    assert_mean(torch.tensor(results), score_function_variance())
+
+
+def test_variance_and_bias_of_the_score_function() -> None:
+    f, variance = nonlinear(SIZES), score_function_variance()
     torch.manual_seed(0)
     result = diagnose(ScoreFunction(), dist_of(), f, repeats=100_000)
     assert result.variance == pytest.approx(variance, rel=0.05)  # its standard error is below 0.5 %
