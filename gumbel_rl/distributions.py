@@ -155,7 +155,7 @@ class FactoredCategorical(Distribution):
         log_p = self._log_probs
         allowed = log_p > MASKED
         n = allowed.sum(-1).to(log_p.dtype)
-        # Entries of masked choices are 0 too: unclamped, the infinite slope of their logarithm would meet a weight of 0.
+        # Entries of masked choices are 0 too: the infinite slope of their logarithm must not meet their weight of 0.
         z = self.factors.pad(value.to(log_p.dtype), 1.0).clamp_min(torch.finfo(log_p.dtype).tiny)
         log_z = z.log()
         log_t = torch.as_tensor(temperature, dtype=log_p.dtype).log()
