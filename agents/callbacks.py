@@ -13,12 +13,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.clock import Clock, Signals
+from agents.clock import Clock
 from agents.config import PERIODIC_SEEDS, RunConfig
 from agents.errors import UserError
 from agents.run_directory import RunDirectory
 from agents.saving import save
 from agents.scoring import play
+from agents.signals import Signals
 
 # About so many rows are logged beside those of evaluations.
 ROWS = 200

@@ -33,8 +33,8 @@ class Range:
 
     def __str__(self) -> str:
         if self.high != float("inf"):
-            return f"between {self.low:g} and {self.high:g}"
-        return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+            return f"between {self.low:,.10g} and {self.high:,.10g}"
+        return f"above {self.low:,.10g}" if self.above else f"at least {self.low:,.10g}"
 
 
 Count = Annotated[int, Range(1)]
@@ -82,6 +82,8 @@ def _any_of(value: Any, hints: tuple[Any, ...]) -> Any:
                 problems.append(str(error))
     if len(problems) == 1:
         raise ValueError(problems[0])
+    if set(hints) == set(get_args(ScheduleSpec)):
+        raise ValueError(f"must be a number or a schedule such as exponential:1.0:0.3, got {value!r}")
     kinds = " or ".join(NAMES[_kind(hint)] for hint in hints)
     raise ValueError(f"must be {kinds}, got {value!r}")
 

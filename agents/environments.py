@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeI
 import envs
 from agents.config import RunConfig
 from agents.errors import UserError
+from agents.signals import ignored_by_children
 
 # The smallest image that SB3's convolutions (Mnih et al. 2015) can take; smaller ones are flattened.
 SMALLEST_IMAGE = 36
@@ -87,6 +90,20 @@ def make_evaluation_env(
     return _transposed(env)
 
 
+def render_modes(config: RunConfig) -> list[str]:
+    """What the environment says it can render.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    try:
+        env = envs.make_env(config.env, **config.env_kwargs)
+    except (TypeError, ValueError, gym.error.Error, ImportError) as error:
+        raise UserError(f"--env {config.env}: {error}") from error
+    env.close()
+    return list(env.metadata.get("render_modes", []))
+
+
 def share_statistics(training: VecEnv, evaluation: VecEnv) -> None:
     """Let evaluation environments normalise observations as training does at any time."""
     source, target = unwrap_vec_normalize(training), unwrap_vec_normalize(evaluation)
@@ -108,14 +125,14 @@ def load_statistics(path: Path, env: VecEnv) -> VecNormalize:
 
 def _make(config: RunConfig, n_envs: int, seed: int, env_kwargs: dict[str, Any]) -> VecEnv:
     kwargs = {**config.env_kwargs, **env_kwargs}
+    make = partial(envs.make_vec_env, config.env, n_envs, seed=seed, engine=config.engine, env_kwargs=kwargs)
     try:
-        env = envs.make_vec_env(config.env, n_envs, seed=seed, engine=config.engine, env_kwargs=kwargs)
-        if isinstance(env.observation_space, spaces.Tuple):
-            # SB3 knows no Tuple observations.
-            env.close()
-            env = envs.make_vec_env(
-                config.env, n_envs, seed=seed, engine=config.engine, env_kwargs=kwargs, wrapper=FlattenObservation
-            )
+        with ignored_by_children() if config.engine == "subproc" else nullcontext():
+            env = make()
+            if isinstance(env.observation_space, spaces.Tuple):
+                # SB3 knows no Tuple observations.
+                env.close()
+                env = make(wrapper=FlattenObservation)
     except (AssertionError, TypeError, ValueError, gym.error.Error, ImportError) as error:
         raise UserError(f"--env {config.env}: {error}") from error
     return env

@@ -9,6 +9,7 @@ from agents.conversion import Count
 from agents.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from gymnasium import spaces
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
     from torch import nn
@@ -23,6 +24,7 @@ class Hyperparameters:
 
     agent: ClassVar[str]
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary")
+    proviso: ClassVar[str] = ""
 
     net_arch: list[int] | dict[str, list[int]] | None = None
     """Widths of the hidden layers, `[64, 64]`, or `{pi: [64], vf: [64]}` apart; null for the policy's own."""
@@ -45,15 +47,23 @@ class Hyperparameters:
             UserError: The action space is not supported, or the algorithm refuses a value.
         """
         space = env.action_space
-        if type(space).__name__ not in self.action_spaces:
+        if not self.supports(space):
             raise UserError(
-                f"{self.agent} does not support the action space {space}; supported are {', '.join(self.action_spaces)}"
+                f"{self.agent} does not support the action space {space}; supported are "
+                f"{', '.join(self.action_spaces)}{self.proviso}"
             )
         # Stable-Baselines3 states some of its requirements by assertions.
         try:
-            return self.algorithm()(policy=policy, env=env, **self.arguments(timesteps), seed=seed, device=device)
+            model = self.algorithm()(policy=policy, env=env, **self.arguments(timesteps), seed=seed, device=device)
         except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
             raise UserError(f"{self.agent}: {error}") from error
+        # Saved with the model: a file does not tell otherwise which algorithm it is of.
+        vars(model)["agent"] = self.agent
+        return model
+
+    def supports(self, space: spaces.Space[Any]) -> bool:
+        """Whether the algorithm can act in this action space."""
+        return type(space).__name__ in self.action_spaces
 
     def arguments(self, timesteps: int) -> dict[str, Any]:
         """Keyword arguments of an algorithm that is to learn for a number of environment steps."""

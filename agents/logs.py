@@ -102,7 +102,7 @@ def record_configuration(logger: Logger, config: RunConfig) -> None:
     rows = [f"| {key} | {str(value).replace('|', chr(92) + '|')} |" for key, value in values.items()]
     table = "\n".join(["| hyperparameter | value |", "| --- | --- |", *rows])
     scalars = {
-        key: value if isinstance(value, (int, float, str)) else str(value)
+        key: value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
         for key, value in values.items()
         if key not in BOOKKEEPING and value not in (None, {})
     }

@@ -12,6 +12,7 @@ from agents.conversion import Count, Natural, NonNegative, Positive, ScheduleSpe
 from agents.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
+    from gymnasium import spaces
     from stable_baselines3 import A2C as A2CAlgorithm
     from stable_baselines3 import DQN as DQNAlgorithm
     from stable_baselines3 import PPO as PPOAlgorithm
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
 class Peer(Hyperparameters):
     """Base class of the peers, whose schedules are functions of the remaining progress."""
 
+    proviso: ClassVar[str] = ", their choices counted from 0"
     schedules: ClassVar[tuple[str, ...]] = ("learning_rate",)
+
+    def supports(self, space: spaces.Space[Any]) -> bool:
+        import numpy as np
+
+        return super().supports(space) and not np.any(getattr(space, "start", 0))
 
     def arguments(self, timesteps: int) -> dict[str, Any]:
         from gumbel_rl.algorithms.on_policy import ProgressSchedule

@@ -72,6 +72,7 @@ def record(
         raise UserError(f"--out {out} must end in {' or '.join(SUFFIXES)}")
 
     from agents.config import FINAL_SEEDS
+    from agents.environments import render_modes
     from agents.saving import open_run
     from agents.scoring import seed_everything
 
@@ -79,6 +80,9 @@ def record(
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     config = run.read_config()
+    modes = render_modes(config)
+    if "rgb_array" not in modes:
+        raise UserError(f"{config.env} cannot be recorded: it renders {', '.join(modes) or 'nothing'}, not rgb_array")
     seed = FINAL_SEEDS + config.seed if seed is None else seed
     model, env = open_run(run, config, 1, which=which, device=device, seed=seed, render_mode="rgb_array")
     seed_everything(model, seed)
@@ -91,16 +95,11 @@ def record(
 
 
 def frames(model: BaseAlgorithm, env: VecEnv, episodes: int, *, deterministic: bool) -> Iterator[NDArray[np.uint8]]:
-    """Images `[height, width, 3]` of episodes played in a single environment.
-
-    Raises:
-        UserError: The environment gives no images.
-    """
+    """Images `[height, width, 3]` of episodes played in a single environment, which renders arrays."""
     observation: Any = env.reset()
     while episodes:
         (frame,) = env.get_images()
-        if frame is None:
-            raise UserError("the environment cannot be recorded: it renders no 'rgb_array'")
+        assert frame is not None  # it renders arrays
         yield frame
         actions, _ = model.predict(observation, deterministic=deterministic)
         observation, _, (done,), _ = env.step(actions)

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.callbacks import Checkpoints, LogRows, Milestones, PeriodicEvaluation, Session, StopOnSignal
-from agents.clock import Clock, Signals
+from agents.clock import Clock
 from agents.config import FINAL_SEEDS, PERIODIC_SEEDS, RunConfig
 from agents.device import prepare_torch
 from agents.environments import (
@@ -28,6 +28,7 @@ from agents.result import Result, versions
 from agents.run_directory import RunDirectory, check_free, create
 from agents.saving import load, save, statistics_in
 from agents.scoring import environments_for, play
+from agents.signals import Signals
 
 # Iterations or episodes until the algorithm would log by itself: the harness does it.
 NEVER = 10**12

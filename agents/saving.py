@@ -18,6 +18,9 @@ from agents.run_directory import RunDirectory
 
 MODEL, STATISTICS, REPLAY_BUFFER = "model.zip", "vecnormalize.pkl", "replay_buffer.pkl"
 
+# Of what a library says is wrong with a file, which can fill a screen.
+REASON_LENGTH = 150
+
 
 def save(model: BaseAlgorithm, directory: Path, *, prefix: str = "", replay_buffer: bool = False) -> None:
     """Write `model.zip`, and `vecnormalize.pkl` and `replay_buffer.pkl` where there are such things."""
@@ -46,12 +49,15 @@ def load(config: RunConfig, directory: Path, env: VecEnv, device: str, *, prefix
         raise UserError(f"there is no model {path}")
     try:
         model = algorithm.load(path, env=env, device=device)
+        if vars(model).get("agent") != config.agent:
+            raise ValueError(f"it is of {vars(model).get('agent', 'an unknown agent')}")
         if (directory / REPLAY_BUFFER).exists() and isinstance(model, OffPolicyAlgorithm):
             model.load_replay_buffer(directory / REPLAY_BUFFER)
     except Exception as error:  # unpickling what is damaged or foreign can raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:REASON_LENGTH]
         raise UserError(
             f"cannot read {path} as a model of {config.agent} on {config.env}: it is damaged, or another agent's or "
-            f"environment's ({type(error).__name__}: {error})"
+            f"environment's ({reason})"
         ) from error
     return model
 
