@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,7 +79,7 @@ def record(
     # Frames are drawn in memory; without a desktop, SDL complains about the lack of one.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    config = run.read_config()
+    config = replace(run.read_config(), engine="dummy")
     modes = render_modes(config)
     if "rgb_array" not in modes:
         raise UserError(f"{config.env} cannot be recorded: it renders {', '.join(modes) or 'nothing'}, not rgb_array")

@@ -131,10 +131,10 @@ def create(config: RunConfig, path: Path | None) -> RunDirectory:
     try:
         run.path.mkdir(parents=True, exist_ok=path is not None)
         run.write_config(config)
-    except FileExistsError:
-        # Another process began the same run in the same second; the next name is free.
-        return create(config, path)
     except OSError as error:
+        if isinstance(error, FileExistsError) and path is None:
+            # Another process began the same run in the same second: the next name is free.
+            return create(config, path)
         raise UserError(f"cannot write the run directory {run.path}: {error.strerror}") from error
     return run
 

@@ -128,6 +128,7 @@ TRAINING = {
         ["--run-dir", "file/below"],
         "cannot write the run directory file/below: Not a",
     ),
+    "a file for a run": (["--run-dir", "file"], "cannot write the run directory file: File exists"),
     "options with --resume": (["--resume", "x", "--seed", 1, "--env", "y"], "leave out --env, --seed"),
     "nothing to resume": (["--resume"], "there is no interrupted run under runs"),
     "no run to resume": (["--resume", "none"], "none is no run directory: it has no config.yaml"),
