@@ -116,6 +116,11 @@ class ActorCriticPolicy(BasePolicy):
         )
         return data
 
+    def set_training_mode(self, mode: bool) -> None:
+        """As in Stable-Baselines3, whose `predict` asks for it at every step: nothing is done if the mode is right."""
+        if self.training != mode:
+            self.train(mode)
+
     def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
         """The policy at observations `[B, ...]`: logits `[B, N]`."""
         logits = self.actor(self.extract_features(obs, self.features_extractor))
