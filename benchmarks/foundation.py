@@ -3,9 +3,9 @@
     python benchmarks/foundation.py                        # everything, about an hour on two cores
     python benchmarks/foundation.py cartpole --seeds 5     # one part, fewer seeds
 
-Every run is a plain `train_agent.py` command in a process of its own, one at a time, the agents of a part in turn for each
-seed, so that a change of the machine's load falls on all of them. Finished runs are kept under `benchmarks/runs` and not
-repeated. The seeds (0, 1, 2, ...) were never used for tuning, which used seeds from 1000 on.
+Every run is a plain `train_agent.py` command in a process of its own, one at a time, the agents of a part in turn for
+each seed, so that a change of the machine's load falls on all of them. Finished runs are kept under `benchmarks/runs`
+and not repeated. The seeds (0, 1, 2, ...) were never used for tuning, which used seeds from 1000 on.
 
 Writes `benchmarks/results/<part>.json` and `docs/assets/learning-curves.png`, and prints a table.
 """
@@ -115,6 +115,16 @@ def curve(run_dir: Path) -> list[tuple[int, float]]:
     return [(int(float(row["time/total_timesteps"])), float(row["eval/mean_reward"])) for row in rows]
 
 
+def help_seconds(repeats: int = 7) -> float:
+    """Median seconds of `train_agent.py --help`, as a process."""
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "train_agent.py", "--help"], cwd=ROOT, capture_output=True, check=True)
+        seconds.append(time.perf_counter() - begin)
+    return float(np.median(seconds))
+
+
 def censored_median(values: list[float | None]) -> float:
     """Median with runs that never got there counted as infinitely late."""
     return float(np.median([np.inf if value is None else value for value in values]))
@@ -200,12 +210,12 @@ def draw(parts: dict[str, dict[str, dict[str, Any]]]) -> None:
         if agent not in summaries:
             continue
         curves = summaries[agent]["curves"]
-        steps = np.asarray([step for step, _ in curves[0]])
-        returns = np.asarray([[value for _, value in one] for one in curves])
-        keep = steps <= 50_000
-        low, middle, high = np.quantile(returns[:, keep], [0.25, 0.5, 0.75], axis=0)
-        axes.fill_between(steps[keep], low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(steps[keep], middle, color=colour, label=f"{label}, {len(curves)} seeds")
+        # Evaluations fall between updates, so each run has steps of its own.
+        steps = np.arange(0, 50_001, 1000)
+        returns = np.asarray([np.interp(steps, *zip(*one, strict=True)) for one in curves])
+        low, middle, high = np.quantile(returns, [0.25, 0.5, 0.75], axis=0)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(steps, middle, color=colour, label=f"{label}, {len(curves)} seeds")
     axes.axhline(475, color="0.6", linewidth=0.8, linestyle="--")
     axes.text(50_000, 468, "solved: 475", ha="right", va="top", color="0.4", fontsize="small")
     axes.set(xlabel="environment steps", ylabel="return of 20 deterministic episodes", xlim=(0, 50_000), ylim=(0, 510))
@@ -226,6 +236,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown part {unknown[0]!r}; known are {', '.join(PARTS)}")
     console = Console()
+    console.print(f"train_agent.py --help: median {help_seconds():.2f} s of 7")
     found: dict[str, dict[str, dict[str, Any]]] = {}
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in arguments.parts or PARTS:
