@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -101,6 +102,9 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.temperature = temperature
         self._temperature_steps = 0
         self.diagnostics_interval = diagnostics_interval
+        if env is not None:
+            env = maybe_make_env(env, verbose)
+            ActionFactors.from_space(env.action_space)  # refused here, before Stable-Baselines3 stumbles over it
         super().__init__(
             policy,  # type: ignore[arg-type]
             env,  # type: ignore[arg-type]
