@@ -101,6 +101,7 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
     ) -> None:
         self.temperature = temperature
         self._temperature_steps = 0
+        self._iteration = 0
         self.diagnostics_interval = diagnostics_interval
         if env is not None:
             env = maybe_make_env(env, verbose)
@@ -139,7 +140,6 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.factors = ActionFactors.from_space(self.action_space)
-        self._iteration = 0
         self.rollout_buffer = None  # type: ignore[assignment]  # transitions live in self.rollout
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
