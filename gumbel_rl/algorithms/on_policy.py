@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gumbel_rl.actions import ActionFactors
-from gumbel_rl.algorithms.policies import POLICY_ALIASES, ActorCriticPolicy
+from gumbel_rl.algorithms.policies import POLICY_ALIASES, ActorCriticPolicy, check_observation_space
 from gumbel_rl.algorithms.rollouts import CHUNK, FloatArray, Rollout, split, stack
 from gumbel_rl.schedules import Schedule, ScheduleLike, make_schedule, make_temperature
 
@@ -105,7 +105,9 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.diagnostics_interval = diagnostics_interval
         if env is not None:
             env = maybe_make_env(env, verbose)
-            ActionFactors.from_space(env.action_space)  # refused here, before Stable-Baselines3 stumbles over it
+            # Refused here, before Stable-Baselines3 stumbles over them.
+            check_observation_space(env.observation_space)
+            ActionFactors.from_space(env.action_space)
         super().__init__(
             policy,  # type: ignore[arg-type]
             env,  # type: ignore[arg-type]

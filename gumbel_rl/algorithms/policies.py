@@ -23,7 +23,7 @@ class ActorCriticPolicy(BasePolicy):
     """Actor `logits(s)` over the factors of a discrete action space, and critic `V(s) + sum_d <z_d, a_d(s)>`.
 
     Args:
-        observation_space: Any observation space Stable-Baselines3 supports.
+        observation_space: Box, Discrete or MultiDiscrete (with any `start`), MultiBinary, or a Dict of these.
         action_space: Discrete, MultiDiscrete or MultiBinary.
         lr_schedule: Learning rate as a function of the remaining progress (1 to 0), Stable-Baselines3's convention.
         net_arch: Widths of the hidden layers, one list for both networks or `{"pi": [...], "vf": [...]}`.
@@ -38,7 +38,7 @@ class ActorCriticPolicy(BasePolicy):
         use_sde: Accepted because Stable-Baselines3 always passes it; must be false.
 
     Raises:
-        TypeError: The action space is not supported.
+        TypeError: The action space or the observation space is not supported.
     """
 
     temperature: Tensor
@@ -62,6 +62,8 @@ class ActorCriticPolicy(BasePolicy):
         if use_sde:
             raise ValueError("state-dependent exploration is for continuous actions")
         self.factors = ActionFactors.from_space(action_space)
+        check_observation_space(observation_space)
+        self._starts = _starts(observation_space)
         super().__init__(
             observation_space,
             action_space,
@@ -121,6 +123,18 @@ class ActorCriticPolicy(BasePolicy):
         if self.training != mode:
             self.train(mode)
 
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> Tensor:
+        """Features `[B, F]` of observations `[B, ...]`."""
+        # Stable-Baselines3 makes one-hots of integers that it takes to begin at 0.
+        if isinstance(obs, dict):
+            obs = {
+                key: value - self._starts[key].to(value.device) if key in self._starts else value
+                for key, value in obs.items()
+            }
+        elif "" in self._starts:
+            obs = obs - self._starts[""].to(obs.device)
+        return super().extract_features(obs, features_extractor)
+
     def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
         """The policy at observations `[B, ...]`: logits `[B, N]`."""
         logits = self.actor(self.extract_features(obs, self.features_extractor))
@@ -149,6 +163,29 @@ class ActorCriticPolicy(BasePolicy):
 def _default_options(optimizer_class: type[torch.optim.Optimizer]) -> dict[str, Any]:
     # eps as in the reference implementations of PPO and A2C; the fused step halves the cost of small networks.
     return {"eps": 1e-5, "fused": True} if issubclass(optimizer_class, torch.optim.Adam) else {}
+
+
+def check_observation_space(space: spaces.Space[Any]) -> None:
+    """Refuse a space that Stable-Baselines3 cannot make features of.
+
+    Raises:
+        TypeError: It is not Box, Discrete, MultiDiscrete, MultiBinary or a Dict of these.
+    """
+    parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
+    if not all(
+        isinstance(part, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) for part in parts
+    ):
+        raise TypeError(
+            f"observation space {space} is not supported; supported are Box, Discrete, MultiDiscrete, MultiBinary, and "
+            "a Dict of these"
+        )
+
+
+def _starts(space: spaces.Space[Any]) -> dict[str, Tensor]:
+    """The smallest values of integer observations that do not begin at 0, by key; the key of a plain space is empty."""
+    parts = space.items() if isinstance(space, spaces.Dict) else [("", space)]
+    starts = {key: np.asarray(getattr(part, "start", 0)) for key, part in parts}
+    return {key: torch.as_tensor(start) for key, start in starts.items() if start.any()}
 
 
 def _no_schedule(_: float) -> float:

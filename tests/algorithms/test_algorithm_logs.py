@@ -24,9 +24,11 @@ TAGS = {
 FOUR = {"sizes": (4,)}
 
 
-def logged(cls, steps: int = 64, *, task: dict | None = None, prepare=None, **options) -> tuple[Memory, object]:
+def logged(
+    cls, steps: int = 64, *, n_envs: int = 4, task: dict | None = None, prepare=None, **options
+) -> tuple[Memory, object]:
     """What a run on the bandit logs; `prepare` changes the policy first."""
-    env = make_vec_env("gumbel_rl/FactoredBandit-v0", 4, env_kwargs=task or {})
+    env = make_vec_env("gumbel_rl/FactoredBandit-v0", n_envs, env_kwargs=task or {})
     if cls is GumbelActorCritic:
         options = {"n_steps": 8, "diagnostics_interval": 1} | options
     model = cls("MlpPolicy", env, seed=0, **options)
@@ -118,7 +120,8 @@ def test_gradient_norm_is_logged_before_clipping():
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_quality_of_the_gradient(name):
-    memory, _ = logged(GumbelActorCritic, 256, task=FOUR, estimator=name, temperature=0.5)
+    options = {"n_steps": 32, "batch_size": 512}  # large batches, whose bias stands out from the noise
+    memory, _ = logged(GumbelActorCritic, 8 * 512, n_envs=16, task=FOUR, estimator=name, **options)
     bias, variance, cosine = (np.array(memory.values(f"grad/{tag}")) for tag in ("bias", "variance", "cosine"))
     assert len(bias) == 8
     if name in ("exact", "straight-through"):  # the critic is linear in the action
@@ -128,8 +131,8 @@ def test_quality_of_the_gradient(name):
     else:
         assert variance.min() > 1e-3
         assert cosine.max() < 1.0
-    if name == "st-gumbel-softmax":
-        assert bias.mean() > 0.1
+        # At temperature 1 the bias is about 0.3; that of an unbiased estimator is measured as 0.05 at most.
+        assert (bias.mean() > 0.15) == (not ESTIMATORS[name].unbiased)
 
 
 @pytest.mark.parametrize(("temperature", "low", "high"), [(1.0, 0.0, 0.05), (0.01, 0.3, 1.0)])

@@ -21,9 +21,13 @@ OBSERVATIONS = {
     "image": IMAGE,
     "image-channels-last": spaces.Box(0, 255, (36, 36, 3), np.uint8),
     "discrete": spaces.Discrete(5),
+    "discrete-start": spaces.Discrete(5, start=3),
     "multi-discrete": spaces.MultiDiscrete([3, 4]),
+    "multi-discrete-start": spaces.MultiDiscrete([3, 4], start=[-1, 2]),
     "multi-binary": spaces.MultiBinary(4),
-    "dict": spaces.Dict({"vector": BOX, "image": IMAGE, "index": spaces.Discrete(7), "bits": spaces.MultiBinary(2)}),
+    "dict": spaces.Dict(
+        {"vector": BOX, "image": IMAGE, "index": spaces.Discrete(7, start=1), "bits": spaces.MultiBinary(2)}
+    ),
 }
 ACTIONS = {
     "discrete": spaces.Discrete(3),
@@ -115,6 +119,23 @@ def test_stochastic_predictions_follow_the_policy(cls):
     probs = model.policy.distribution(torch.arange(5)).probs.detach().numpy()
     # 50 frequencies with a standard error of at most 0.0112: false-alarm rate below 1e-6.
     assert np.abs(np.concatenate(counts).reshape(5, -1) / draws - probs).max() < 0.065
+
+
+def test_integer_observations_are_one_hots_wherever_they_begin():
+    seen = []
+    for name, state in (("discrete-start", 5), ("multi-discrete-start", [1, 2])):
+        model = make(GumbelActorCritic, name, "discrete")
+        model.policy.features_extractor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].tolist()))
+        model.predict(np.array(state))
+    assert seen == [[[0, 0, 1, 0, 0]], [[0, 0, 1, 1, 0, 0, 0]]]
+
+
+@pytest.mark.parametrize("space", [spaces.Tuple((BOX, BOX)), spaces.Text(3), spaces.Dict({"a": spaces.Text(3)})])
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_other_observation_spaces_are_refused(cls, space):
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    with pytest.raises(TypeError, match=r"observation space .* is not supported; supported are Box"):
+        cls(policy, Spaces(space, ACTIONS["discrete"]))
 
 
 @pytest.mark.parametrize(
