@@ -101,6 +101,11 @@ class FactoredCategorical(Distribution):
         noise = self.noise(sample_shape) if noise is None else noise
         return self._flatten(gumbel.gumbel_max(self._log_probs, self.factors.pad(noise, 0.0)))
 
+    def sample_indices(self) -> Tensor:
+        """The choices of one exact sample as indices `[*batch, D]`: `sample` for who needs no one-hots."""
+        noise = gumbel.gumbel_noise(self._log_probs.shape, dtype=self._log_probs.dtype, device=self._log_probs.device)
+        return (self._log_probs.detach() + noise).max(-1).indices
+
     def rsample(
         self,
         sample_shape: Sequence[int] = torch.Size(),

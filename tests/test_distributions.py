@@ -152,7 +152,12 @@ def test_samples_have_the_joint_law(sizes: tuple[int, ...], dtype: torch.dtype) 
     dist = make(sizes, seed=5, dtype=dtype)
     joint = outcome_probs(dist.logits.detach().double(), sizes)
     torch.manual_seed(6)
-    for sample in (dist.sample((100_000,)), dist.rsample((100_000,), temperature=0.5, hard=True).detach()):
+    indices = FactoredCategorical(dist.logits.detach().expand(100_000, -1), dist.factors).sample_indices()
+    for sample in (
+        dist.sample((100_000,)),
+        dist.rsample((100_000,), temperature=0.5, hard=True).detach(),
+        dist.factors.one_hot(indices, dtype),
+    ):
         assert sample.dtype == dtype
         matches = sample.double() @ outcomes(sizes).T == len(sizes)
         assert (matches.sum(-1) == 1).all()  # each is exactly one vertex

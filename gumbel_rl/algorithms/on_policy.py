@@ -187,7 +187,7 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
         while not self._rollout_complete(len(history), finished, n_rollout_steps):
             with torch.no_grad():
                 dist = self.policy.distribution(obs_as_tensor(obs, self.device))
-                indices = self.factors.indices(dist.sample())
+                indices = dist.sample_indices()
             actions = self.factors.to_env(indices).cpu().numpy().astype(self.factors.dtype)
             new_obs, rewards, dones, infos = env.step(actions)
             self._last_obs = new_obs  # type: ignore[assignment]  # before anything can end training

@@ -156,8 +156,8 @@ class ActorCriticPolicy(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         dist = self.distribution(observation)
-        one_hot = dist.mode if deterministic else dist.sample()
-        return self.factors.to_env(self.factors.indices(one_hot))
+        indices = self.factors.indices(dist.logits) if deterministic else dist.sample_indices()
+        return self.factors.to_env(indices)
 
 
 def _default_options(optimizer_class: type[torch.optim.Optimizer]) -> dict[str, Any]:
