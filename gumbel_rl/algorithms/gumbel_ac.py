@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
-from torch.distributions import kl_divergence
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
@@ -140,8 +139,8 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         returns = torch.as_tensor(gains + values, device=self.device).flatten()
         advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
         actions = self.factors.one_hot(rollout.flat(rollout.indices))
-        behaviour_logits = rollout.flat(rollout.logits)
-
+        behaviour = FactoredCategorical(rollout.flat(rollout.logits), self.factors)
+        behaviour_probs, behaviour_entropy = behaviour.probs, behaviour.entropy()
         self._update_value_scale(returns)
 
         history: list[Tensor] = []
@@ -149,9 +148,9 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         for _ in range(self.n_epochs):
             for rows in minibatches(len(advantages), self.batch_size, self.device):
                 obs = select(observations, rows)
-                behaviour = FactoredCategorical(behaviour_logits[rows], self.factors)
+                reference = behaviour_probs[rows]
                 dist, features = policy.distribution_and_critic_features(obs)
-                value, heads = policy.critic.heads(features, behaviour.probs)
+                value, heads = policy.critic.heads(features, reference)
 
                 # Critic: V on the returns, A on the advantages of the actions taken.
                 value_loss = self._value_loss(value, returns[rows])
@@ -160,7 +159,8 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
                 # Actor: E_z~pi A(s, z) through the critic as it stands, less the price of leaving the behaviour policy.
                 objective = _linear(heads.detach())
                 gain = self.estimator(dist, objective).mean()
-                divergence = kl_divergence(behaviour, dist).mean()
+                # KL(b || pi) = -H(b) - E_z~b log pi(z), and log pi(z) is linear in z.
+                divergence = -(behaviour_entropy[rows] + dist.log_prob(reference)).mean()
                 entropy = dist.entropy().mean()
                 actor_loss = self.kl_coef * divergence - gain - self.ent_coef * entropy
 
