@@ -7,9 +7,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor, nn
 
 from envs.tabular import TabularMDPVectorEnv
 from gumbel_rl.sb3 import VectorEnvAdapter
@@ -85,6 +88,17 @@ class LimitedMDP(TabularMDPVectorEnv):
             self._state[truncated] = self._draw_start(int(truncated.sum()))
             infos = {"final_obs": last, "_final_obs": terminated | truncated}
         return self._observe(self._state), rewards, terminated, truncated, infos
+
+
+class Scale(BaseFeaturesExtractor):
+    """The least extractor that learns, for three numbers."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, 3)
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return observations * self.scale
 
 
 def vectorised(*environments: gym.Env[Any, Any]) -> DummyVecEnv:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scripted import LimitedMDP, Scripted, limited_mdp, vectorised
+from scripted import LimitedMDP, Scale, Scripted, limited_mdp, vectorised
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
@@ -205,10 +205,38 @@ def test_a_large_gradient_of_the_critic_does_not_starve_the_actor():
     assert float(change.norm()) == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_extractor_is_clipped_with_the_critic(shared):
+    kwargs = {"features_extractor_class": Scale, "share_features_extractor": shared}
+    kwargs |= {"net_arch": [3], "optimizer_class": torch.optim.SGD}
+    env = vectorised(*(Scripted([(4, "terminated")]) for _ in range(2)))
+    model = agent(GumbelActorCritic, env, n_steps=8, max_grad_norm=0.01, vf_coef=1e6, policy_kwargs=kwargs)
+    policy = model.policy
+    before = [parameter.detach().clone() for parameter in policy.critic_parameters]
+    model.learn(16)
+    changes = [now.detach() - old for now, old in zip(policy.critic_parameters, before, strict=True)]
+    *_, weight, bias, scale = changes
+    # The row of the value changes with its units as well.
+    rest = [*changes[:-3], weight[1:], bias[1:], scale]
+    assert float(scale.norm()) > 0
+    assert float(torch.cat([change.flatten() for change in rest]).norm()) < 0.01 * (1 + 1e-3)
+
+
+@pytest.mark.parametrize(("n_epochs", "batch_size", "steps"), [(1, 16, 1), (3, 16, 3), (2, 5, 8), (2, 1, 32)])
+def test_epochs_and_minibatches(n_epochs, batch_size, steps):
+    taken = []
+    env = vectorised(*(Scripted([(4, "terminated")]) for _ in range(2)))
+    model = GumbelActorCritic("MlpPolicy", env, n_steps=8, n_epochs=n_epochs, batch_size=batch_size)
+    model.policy.optimizer.register_step_post_hook(lambda *_: taken.append(1))
+    model.learn(16)
+    assert len(taken) == steps
+    assert model._n_updates == n_epochs
+
+
 def test_units_of_the_value_follow_the_returns():
     model = agent(GumbelActorCritic, vectorised(Scripted([(4, "terminated")])))
     critic, generator = model.policy.critic, torch.Generator().manual_seed(0)
-    batches = [10_000 + 3 * torch.randn(64, generator=generator) for _ in range(5)]
+    batches = [10_000 + 8 * (i % 3) + 3 * torch.randn(64, generator=generator) for i in range(5)]
     mean = square = None
     for n_updates, batch in enumerate(batches):
         model._n_updates = n_updates

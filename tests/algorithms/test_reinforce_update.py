@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 from oracles import assert_mean
-from scripted import LimitedMDP, Scripted, limited_mdp, vectorised
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import Tensor, nn
+from scripted import LimitedMDP, Scale, Scripted, limited_mdp, vectorised
+from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from gumbel_rl import Reinforce
@@ -247,17 +246,6 @@ def test_update_recomputed(baseline, normalize):
         values = policy.predict_values(observations)
     policy.load_state_dict(after)
     torch.testing.assert_close(policy.predict_values(observations), values, rtol=1e-4, atol=1e-4)
-
-
-class Scale(BaseFeaturesExtractor):
-    """The least extractor that learns."""
-
-    def __init__(self, observation_space) -> None:
-        super().__init__(observation_space, 3)
-        self.scale = nn.Parameter(torch.ones(3))
-
-    def forward(self, observations: Tensor) -> Tensor:
-        return observations * self.scale
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -9,7 +9,7 @@ from scripted import Scripted, vectorised
 
 from gumbel_rl import GumbelActorCritic, Reinforce
 from gumbel_rl.algorithms.reinforce import discounted_returns, first_episodes, leave_one_out
-from gumbel_rl.algorithms.rollouts import gae, minibatches, split
+from gumbel_rl.algorithms.rollouts import Rollout, gae, minibatches, select, split, stack
 
 
 def column(*values: float) -> np.ndarray:
@@ -95,6 +95,20 @@ def test_split_keeps_rows_and_keys():
     parts = list(split({"a": rows, "b": rows + 1}, 3))
     assert [len(part["a"]) for part in parts] == [3, 2]
     torch.testing.assert_close(torch.cat([part["b"] for part in parts]), rows + 1)
+
+
+def test_dictionaries_are_flattened_selected_and_stacked_like_tensors():
+    steps = [np.arange(6).reshape(2, 3) + 10 * t for t in range(4)]
+    device = torch.device("cpu")
+    tensor = stack(steps, device)
+    mapping = stack([{"a": step, "b": -step} for step in steps], device)
+    assert tensor.shape == (4, 2, 3)
+    flat, flat_mapping = Rollout.flat(None, tensor), Rollout.flat(None, mapping)
+    assert flat[2 * 3 + 1].tolist() == [33, 34, 35]  # step 3, environment 1
+    rows = torch.tensor([7, 0])
+    for values, sign in ((flat_mapping["a"], 1), (flat_mapping["b"], -1)):
+        torch.testing.assert_close(values, sign * flat)
+    torch.testing.assert_close(select(flat_mapping, rows)["b"], -select(flat, rows))
 
 
 class Keeping(GumbelActorCritic):
