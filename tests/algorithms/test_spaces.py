@@ -196,6 +196,13 @@ def test_mistakes_with_reinforce():
             refused(ValueError, "that the environment did not execute", Reinforce, estimator=name)
 
 
+@pytest.mark.parametrize("estimator", ["exact", "st-gumbel-softmax"])
+def test_far_more_joint_actions_than_could_be_enumerated(estimator):
+    env = vectorised(Spaces(BOX, spaces.MultiDiscrete([5] * 20)))
+    model = GumbelActorCritic("MlpPolicy", env, estimator=estimator, **ALGORITHMS[GumbelActorCritic]).learn(8)
+    assert model._n_updates == 2
+
+
 def test_options_of_an_estimator_are_used():
     env = vectorised(Scripted([(3, "terminated")]))
     assert GumbelActorCritic("MlpPolicy", env, estimator="rloo", estimator_kwargs={"samples": 7}).estimator.samples == 7
