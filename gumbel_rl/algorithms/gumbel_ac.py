@@ -18,8 +18,8 @@ from gumbel_rl.distributions import FactoredCategorical
 from gumbel_rl.estimators import Estimator, Exact, Objective, TemperatureEstimator, make_estimator
 from gumbel_rl.schedules import ScheduleLike, make_temperature
 
-# Estimates drawn to measure an estimator's bias and variance.
-DIAGNOSTIC_REPEATS = 16
+# Entries of all the estimates that are drawn to measure an estimator's bias and variance: 64 estimates, fewer if wide.
+DIAGNOSTIC_NUMBERS = 2**20
 
 
 class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
@@ -181,7 +181,10 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
 
     def _record_gradient(self, dist: FactoredCategorical, objective: Objective) -> None:
         """Compare the estimator's gradient with the exact one, on one minibatch."""
-        quality = diagnose(self.estimator, dist, objective, exact=Exact(multilinear=True), repeats=DIAGNOSTIC_REPEATS)
+        repeats = min(max(DIAGNOSTIC_NUMBERS // dist.logits.numel(), 8), 64)
+        # Apart from the random numbers of training: to measure must not change what is measured.
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            quality = diagnose(self.estimator, dist, objective, exact=Exact(multilinear=True), repeats=repeats)
         self.logger.record("grad/bias", quality.bias)
         self.logger.record("grad/variance", quality.variance)
         self.logger.record("grad/cosine", quality.cosine)

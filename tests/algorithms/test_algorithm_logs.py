@@ -183,3 +183,11 @@ def test_tensorboard(cls, tmp_path):
     events.Reload()
     assert "dist/action_probs" in events.Tags()["histograms"]
     assert {"train/entropy", "train/temperature", "rollout/ep_rew_mean"} <= set(events.Tags()["scalars"])
+
+
+def test_measuring_the_gradient_does_not_change_training() -> None:
+    measured, unmeasured = (
+        parameters_to_vector(logged(GumbelActorCritic, diagnostics_interval=interval)[1].policy.parameters())
+        for interval in (1, 0)
+    )
+    assert torch.equal(measured, unmeasured)
