@@ -112,7 +112,7 @@ def curve(run_dir: Path) -> list[tuple[int, float]]:
     """Environment steps and mean return of every periodic evaluation."""
     with (run_dir / "progress.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("eval/mean_reward")]
-    return [(int(float(row["time/total_timesteps"])), float(row["eval/mean_reward"])) for row in rows]
+    return [(int(float(row["time/total_timesteps"])), round(float(row["eval/mean_reward"]), 1)) for row in rows]
 
 
 def help_seconds(repeats: int = 7) -> float:
@@ -252,7 +252,7 @@ def main() -> None:
             "versions": results[part.entries[0]][0]["versions"],
             "agents": found[name],
         }
-        (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        (RESULTS / f"{name}.json").write_text(json.dumps(report, separators=(",", ":")) + "\n")
         console.print(table(part, found[name]))
     if "cartpole" in found:
         draw(found)
