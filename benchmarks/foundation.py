@@ -212,8 +212,8 @@ def draw(parts: dict[str, dict[str, dict[str, Any]]]) -> None:
         curves = summaries[agent]["curves"]
         # Evaluations fall between updates, so each run has steps of its own.
         steps = np.arange(0, 50_001, 1000)
-        returns = np.asarray([np.interp(steps, *zip(*one, strict=True)) for one in curves])
-        low, middle, high = np.quantile(returns, [0.25, 0.5, 0.75], axis=0)
+        returns = np.asarray([np.interp(steps, *zip(*one, strict=True), left=np.nan) for one in curves])
+        low, middle, high = np.quantile(returns, [0.25, 0.5, 0.75], axis=0)  # nan before every run has been evaluated
         axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(steps, middle, color=colour, label=f"{label}, {len(curves)} seeds")
     axes.axhline(475, color="0.6", linewidth=0.8, linestyle="--")
