@@ -70,6 +70,15 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     It differs from Stable-Baselines3's `OnPolicyAlgorithm` in what it stores: actions as integers with the behaviour
     policy's logits, and values computed once an iteration for all steps, not step by step.
+
+    Args:
+        policy: As in the subclasses, like everything else.
+        env: Environment, vectorised environment or id.
+        learning_rate: Number or schedule.
+        temperature: Schedule over environment steps.
+        diagnostics_interval: Iterations between the costlier measurements; 0 for none.
+        verbose: 0 silent, 1 information.
+        **options: The remaining arguments of `OnPolicyAlgorithm`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICY_ALIASES
@@ -83,21 +92,10 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
         env: GymEnv | str | None,
         *,
         learning_rate: ScheduleLike,
-        n_steps: int,
-        gamma: float,
-        gae_lambda: float,
-        ent_coef: float,
-        vf_coef: float,
-        max_grad_norm: float,
         temperature: Schedule,
         diagnostics_interval: int,
-        stats_window_size: int,
-        tensorboard_log: str | None,
-        policy_kwargs: dict[str, Any] | None,
         verbose: int,
-        seed: int | None,
-        device: torch.device | str,
-        _init_setup_model: bool,
+        **options: Any,
     ) -> None:
         self.temperature = temperature
         self._temperature_steps = 0
@@ -112,21 +110,10 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
             policy,  # type: ignore[arg-type]
             env,  # type: ignore[arg-type]
             learning_rate=learning_rate,  # type: ignore[arg-type]
-            n_steps=n_steps,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
             use_sde=False,
             sde_sample_freq=-1,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
             verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
+            **options,
         )
 
     def _setup_lr_schedule(self) -> None:

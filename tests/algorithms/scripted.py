@@ -1,9 +1,10 @@
-"""Environments for the tests of the algorithms."""
+"""Environments and agents for the tests of the algorithms."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +16,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 from envs.tabular import TabularMDPVectorEnv
+from gumbel_rl import GumbelActorCritic, Reinforce
 from gumbel_rl.sb3 import VectorEnvAdapter
+
+Algorithm = TypeVar("Algorithm", GumbelActorCritic, Reinforce)
 
 
 class Scripted(gym.Env):
@@ -109,6 +113,22 @@ def vectorised(*environments: gym.Env[Any, Any]) -> DummyVecEnv:
 def limited_mdp(limit: int, num_envs: int, **options: Any) -> VectorEnvAdapter:
     """`LimitedMDP` for Stable-Baselines3."""
     return VectorEnvAdapter(LimitedMDP(limit, num_envs, **options))
+
+
+def one_step_agent(cls: type[Algorithm], env, **options) -> Algorithm:
+    """An agent whose policy is far from uniform, and whose actor takes plain gradient steps of length 1."""
+    arguments = {
+        "learning_rate": 1.0,
+        "max_grad_norm": math.inf,
+        "policy_kwargs": {"net_arch": {"pi": [3], "vf": []}, "optimizer_class": torch.optim.SGD},
+        "seed": 0,
+    }
+    model = cls("MlpPolicy", env, **arguments | options)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.policy.actor.parameters():
+            parameter.normal_()
+    return model
 
 
 class Memory(KVWriter):

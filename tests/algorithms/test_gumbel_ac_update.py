@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from scripted import LimitedMDP, Scale, Scripted, limited_mdp, vectorised
+from scripted import LimitedMDP, Scale, Scripted, limited_mdp, one_step_agent, vectorised
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
@@ -29,22 +27,8 @@ class Given(GumbelActorCritic):
 
 def agent(cls: type[GumbelActorCritic], env, **options) -> GumbelActorCritic:
     """An agent whose policy is far from uniform, and whose one update is one plain gradient step of length 1."""
-    arguments = {
-        "estimator": "exact",
-        "learning_rate": 1.0,
-        "n_epochs": 1,
-        "batch_size": 100_000,
-        "max_grad_norm": math.inf,
-        "ent_coef": 0.0,
-        "policy_kwargs": {"net_arch": {"pi": [3], "vf": []}, "optimizer_class": torch.optim.SGD},
-        "seed": 0,
-    }
-    model = cls("MlpPolicy", env, **arguments | options)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.policy.actor.parameters():
-            parameter.normal_()
-    return model
+    arguments = {"estimator": "exact", "n_epochs": 1, "batch_size": 100_000, "ent_coef": 0.0}
+    return one_step_agent(cls, env, **arguments | options)
 
 
 def actor_gradient(model: GumbelActorCritic, objective: Tensor) -> Tensor:

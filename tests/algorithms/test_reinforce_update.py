@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import assert_mean
-from scripted import LimitedMDP, Scale, Scripted, limited_mdp, vectorised
+from scripted import LimitedMDP, Scale, Scripted, limited_mdp, one_step_agent, vectorised
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
@@ -64,20 +64,7 @@ class Repeating(Reinforce):
 
 def agent(cls: type[Reinforce], env, **options) -> Reinforce:
     """An agent whose policy is far from uniform, and whose every update shows the whole gradient."""
-    arguments = {
-        "learning_rate": 1.0,
-        "normalize_advantage": False,
-        "max_grad_norm": math.inf,
-        "value_epochs": 0,
-        "policy_kwargs": {"net_arch": {"pi": [3], "vf": []}, "optimizer_class": torch.optim.SGD},
-        "seed": 0,
-    }
-    model = cls("MlpPolicy", env, **arguments | options)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.policy.actor.parameters():
-            parameter.normal_()
-    return model
+    return one_step_agent(cls, env, **{"normalize_advantage": False, "value_epochs": 0} | options)
 
 
 def collect_updates(limit: int, gamma: float, baselines: tuple[str, ...], values: Tensor | None) -> Repeating:
