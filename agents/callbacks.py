@@ -160,6 +160,7 @@ class PeriodicEvaluation(BetweenUpdates):
             score = play(self.model, self.env, episodes, deterministic=True, seed=seed)
         milestones.next_evaluation = (step // every + 1) * every
         self.logger.record("eval/mean_reward", score.mean)
+        self.logger.record("eval/train_seconds", self.session.clock.seconds, exclude="tensorboard")
         self.logger.record("eval/mean_ep_length", float(score.lengths.mean()))
         if milestones.best_mean is None or score.mean > milestones.best_mean:
             milestones.best_mean = score.mean

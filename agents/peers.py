@@ -1,6 +1,6 @@
-"""The peers: Stable-Baselines3's own PPO, A2C and DQN.
+"""The peers: Stable-Baselines3's own PPO, A2C and DQN, and sb3-contrib's QR-DQN.
 
-The defaults of the classes are Stable-Baselines3's; `configs/` has the tuned settings of the rl-zoo.
+The defaults of the classes are those of these libraries; `configs/` has the tuned settings of the rl-zoo.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from agents.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
     from gymnasium import spaces
+    from sb3_contrib import QRDQN as QRDQNAlgorithm
     from stable_baselines3 import A2C as A2CAlgorithm
     from stable_baselines3 import DQN as DQNAlgorithm
     from stable_baselines3 import PPO as PPOAlgorithm
@@ -112,14 +113,11 @@ class A2C(Peer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DQN(Peer):
-    """Stable-Baselines3's deep Q-network."""
+class DeepQ(Peer):
+    """Base class of the peers that learn action values from a replay buffer."""
 
-    agent: ClassVar[str] = "dqn"
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete",)
 
-    learning_rate: ScheduleSpec = 1e-4
-    """Adam's learning rate, a schedule over the run."""
     buffer_size: Count = 1_000_000
     """Transitions the replay buffer holds."""
     learning_starts: Natural = 100
@@ -136,10 +134,20 @@ class DQN(Peer):
     """Updates at a time; -1 for as many as steps were taken."""
     target_update_interval: Count = 10_000
     """Steps between updates of the target network."""
-    exploration_fraction: Share = 0.1
-    """Share of the run over which exploration falls."""
     exploration_initial_eps: Share = 1.0
     """Share of random actions at first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DQN(DeepQ):
+    """Stable-Baselines3's deep Q-network."""
+
+    agent: ClassVar[str] = "dqn"
+
+    learning_rate: ScheduleSpec = 1e-4
+    """Adam's learning rate, a schedule over the run."""
+    exploration_fraction: Share = 0.1
+    """Share of the run over which exploration falls."""
     exploration_final_eps: Share = 0.05
     """Share of random actions at last."""
     max_grad_norm: Positive = 10.0
@@ -150,3 +158,34 @@ class DQN(Peer):
         from stable_baselines3 import DQN as DQNAlgorithm
 
         return DQNAlgorithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class QRDQN(DeepQ):
+    """sb3-contrib's quantile-regression deep Q-network."""
+
+    agent: ClassVar[str] = "qrdqn"
+
+    learning_rate: ScheduleSpec = 5e-5
+    """Adam's learning rate, a schedule over the run."""
+    exploration_fraction: Share = 0.005
+    """Share of the run over which exploration falls."""
+    exploration_final_eps: Share = 0.01
+    """Share of random actions at last."""
+    max_grad_norm: Positive | None = None
+    """Largest gradient norm; null for no limit."""
+    n_quantiles: Count | None = None
+    """Quantiles of the return's distribution; null for the policy's own, 200."""
+
+    @classmethod
+    def algorithm(cls) -> type[QRDQNAlgorithm]:
+        from sb3_contrib import QRDQN as QRDQNAlgorithm
+
+        return QRDQNAlgorithm
+
+    def arguments(self, timesteps: int) -> dict[str, Any]:
+        arguments = super().arguments(timesteps)
+        n_quantiles = arguments.pop("n_quantiles")
+        if n_quantiles is not None:
+            arguments["policy_kwargs"]["n_quantiles"] = n_quantiles
+        return arguments

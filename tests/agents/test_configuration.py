@@ -15,7 +15,7 @@ from agents.lineup import LINEUP, default
 from gumbel_rl.algorithms.on_policy import ProgressSchedule
 
 OWN = ("gumbel-ac", "reinforce")
-PEERS = ("ppo", "a2c", "dqn")
+PEERS = ("ppo", "a2c", "dqn", "qrdqn")
 
 
 def write(path, content):
@@ -111,7 +111,10 @@ def test_defaults_are_the_algorithms(agent):
         ({"n_steps": "few"}, "file.yaml: n_steps must be a whole number, got 'few'"),
         ({"seed": -1}, "file.yaml: seed must be between 0 and 100,000,000, got -1"),
         ({"env": None}, "file.yaml: env must be text, got None"),
-        ({"agent": "pop"}, "unknown agent 'pop' (did you mean 'ppo'?); known are gumbel-ac, reinforce, ppo, a2c, dqn"),
+        (
+            {"agent": "pop"},
+            "unknown agent 'pop' (did you mean 'ppo'?); known are gumbel-ac, reinforce, ppo, a2c, dqn, qrdqn",
+        ),
         ("- 1\n- 2\n", "file.yaml must hold a mapping of keys to values, not list"),
         ("", "file.yaml must hold a mapping of keys to values, not NoneType"),
         ("a: [1\nb: 2\n", "file.yaml is not YAML: while parsing a flow sequence"),

@@ -84,12 +84,10 @@ def test_hparams(events):
     assert "eval_every" not in start.hparams
 
 
-@pytest.mark.parametrize("agent", ["reinforce", "ppo", "a2c", "dqn"])
+@pytest.mark.parametrize("agent", ["reinforce", "ppo", "a2c", "dqn", "qrdqn"])
 def test_other_agents_log_their_evaluations(agent, tmp_path):
-    added = {
-        "dqn": {"learning_starts": 50, "train_freq": 4, "gradient_steps": 1},
-        "ppo": {"batch_size": 64},
-    }
+    replay = {"learning_starts": 50, "train_freq": 4, "gradient_steps": 1}
+    added = {"dqn": replay, "qrdqn": replay | {"n_quantiles": 5}, "ppo": {"batch_size": 64}}
     run = short_run(tmp_path, agent=agent, **added.get(agent, {}))
     accumulator = EventAccumulator(str(run.path))
     accumulator.Reload()

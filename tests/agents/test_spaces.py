@@ -15,7 +15,14 @@ from agents.evaluate import evaluate
 OURS = ("gumbel-ac", "reinforce")
 # A convolution of 64 channels at every step: no more of them than are needed.
 FEW = {"timesteps": 24, "n_envs": 2, "eval_every": 0, "periodic_episodes": 2, "eval_episodes": 2}
-ADDED = {"gumbel-ac": {"n_steps": 6}, "reinforce": {}, "ppo": {"n_steps": 6, "batch_size": 6}, "a2c": {}, "dqn": {}}
+ADDED = {
+    "gumbel-ac": {"n_steps": 6},
+    "reinforce": {},
+    "ppo": {"n_steps": 6, "batch_size": 6},
+    "a2c": {},
+    "dqn": {},
+    "qrdqn": {},
+}
 
 
 @pytest.mark.parametrize("agent", OURS)
