@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,13 +63,17 @@ class Milestones:
 
 @dataclass(frozen=True)
 class Session:
-    """A run under way."""
+    """A run under way.
+
+    `on_evaluation` is told the step and the mean return of every periodic evaluation; what it raises ends the run.
+    """
 
     config: RunConfig
     run: RunDirectory
     milestones: Milestones
     clock: Clock
     signals: Signals
+    on_evaluation: Callable[[int, float], None] | None = None
 
     @contextmanager
     def paused(self, model: BaseAlgorithm) -> Iterator[None]:
@@ -169,6 +173,8 @@ class PeriodicEvaluation(BetweenUpdates):
         if threshold is not None and milestones.steps_to_threshold is None and score.mean >= threshold:
             milestones.steps_to_threshold = step
             milestones.seconds_to_threshold = self.session.clock.seconds
+        if self.session.on_evaluation is not None:
+            self.session.on_evaluation(step, score.mean)
 
 
 class LogRows(BetweenUpdates):

@@ -73,6 +73,10 @@ class RunConfig:
 PERIODIC_SEEDS = 10**9
 FINAL_SEEDS = 2 * 10**9
 
+# Runs whose results are reported take seeds below, those that choose hyperparameters seeds from here on: nothing is
+# reported on the episodes it was tuned on.
+TUNING_SEEDS = 10**7
+
 
 class Layer(NamedTuple):
     """Keys and values from one place; `source` names it in messages."""

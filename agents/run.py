@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,13 +35,21 @@ from agents.signals import Signals
 NEVER = 10**12
 
 
-def train(config: RunConfig, path: Path | None = None, *, display: DisplayKind = "none") -> RunDirectory:
+def train(
+    config: RunConfig,
+    path: Path | None = None,
+    *,
+    display: DisplayKind = "none",
+    on_evaluation: Callable[[int, float], None] | None = None,
+) -> RunDirectory:
     """Train an agent.
 
     Args:
         config: The run.
         path: Its directory; `runs/<env id>/<agent>/<timestamp>-seed<seed>` if omitted.
         display: How to show progress on the terminal.
+        on_evaluation: Called with the step and the mean return after every periodic evaluation; an exception it raises
+            ends the run and comes out of here.
 
     Returns:
         The finished run's directory.
@@ -61,7 +70,7 @@ def train(config: RunConfig, path: Path | None = None, *, display: DisplayKind =
     )
     run = create(config, path)
     milestones = Milestones(next_evaluation=config.eval_every, next_checkpoint=config.checkpoint_every)
-    return _finish(Session(config, run, milestones, Clock(), Signals()), model, env, display)
+    return _finish(Session(config, run, milestones, Clock(), Signals(), on_evaluation), model, env, display)
 
 
 def resume(
