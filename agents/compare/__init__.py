@@ -1,0 +1,1 @@
+"""Comparisons of agents over many seeds: `python -m agents.compare`."""

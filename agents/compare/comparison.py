@@ -1,0 +1,142 @@
+"""A comparison from a plan to a report: what is missing is run, and all that is there is summarised."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import track
+
+from agents.compare.applicability import missing_random_returns, random_return, sift
+from agents.compare.fan_out import fan_out
+from agents.compare.live import make_display
+from agents.compare.plan import Plan
+from agents.compare.records import read
+from agents.compare.report import console_table, write_report
+from agents.compare.summary import summarise
+from agents.compare.worker import remove_leftovers, run_elsewhere, run_here, unpack
+from agents.errors import UserError
+from agents.run_directory import write_atomically
+
+PLAN = "plan.json"
+SUMMARY = "comparison.json"
+LOCK = ".lock"
+
+
+def compare(plan: Plan, out: Path, *, command: str, jobs: int | None = None, cluster: str | None = None) -> None:
+    """Do the runs that a comparison still needs, and write its summary and report.
+
+    Args:
+        plan: What is to be compared; added to what `out` holds already.
+        out: Directory of the comparison.
+        command: The command line, for the report.
+        jobs: Runs at the same time; one for each core if omitted.
+        cluster: Address of a Ray cluster that is to do the runs.
+
+    Raises:
+        UserError: The plan cannot be carried out, or `out` is another comparison's, or in use.
+        SystemExit: With status 1, after the report is written: runs failed.
+    """
+    errors = Console(stderr=True)
+    plan = sift(plan)
+    for entry in plan.not_applicable:
+        errors.print(f"not applicable: {entry['agent']} on {entry['env']}: {entry['reason']}", style="yellow")
+    with claimed(out):
+        plan = known(out).extended(plan)
+        plan.write(out / PLAN)
+        remove_leftovers(out)
+        needed = missing_random_returns(plan)
+        quiet = not errors.is_terminal
+        for config in track(needed, "random returns", console=errors, transient=True, disable=quiet):
+            plan.random_returns[config.env] = random_return(config)
+        plan.write(out / PLAN)
+        _run(plan, out, errors, jobs, cluster)
+        with errors.status("statistics and report"):
+            summary = summarise(plan, out, command)
+            text = json.dumps(summary, separators=(",", ":"), allow_nan=False) + "\n"
+            write_atomically(out / SUMMARY, lambda file: file.write_text(text, encoding="utf-8"))
+            write_report(summary, out)
+    console = Console()
+    console.print(console_table(summary))
+    console.print(f"report: {out / 'report.html'} and {out / 'report.md'}", soft_wrap=True)
+    console.print(f"curves: tensorboard --logdir {out}", soft_wrap=True)
+    if plan.failed:
+        first = plan.failed[0]
+        errors.print(
+            f"{len(plan.failed)} runs failed and are tried again by the same command, "
+            f"the first {first['env']} {first['agent']} seed {first['seed']}: {first['reason']}",
+            style="red",
+        )
+        sys.exit(1)
+
+
+def known(out: Path) -> Plan:
+    """What a directory is to hold according to its plan; nothing if it is empty or new.
+
+    Raises:
+        UserError: It holds something else.
+    """
+    if (out / PLAN).is_file():
+        return Plan.read(out / PLAN)
+    if any(entry.name != LOCK for entry in out.iterdir()):
+        raise UserError(f"--out {out} holds something else than a comparison: give a new directory")
+    return Plan()
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """The directory, made if need be, and held by one command at a time.
+
+    Raises:
+        UserError: It cannot be made, or another command is at work in it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another comparison is at work in {out}") from None
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run(plan: Plan, out: Path, console: Console, jobs: int | None, cluster: str | None) -> None:
+    """Do the runs that are not finished."""
+    wanted = list(plan.jobs(out))
+    todo = [job for job in wanted if not job.finished]
+    tried = {str(job) for job in todo}
+    # What failed before is tried again.
+    plan.failed = [
+        entry for entry in plan.failed if f"{entry['env']} {entry['agent']} seed {entry['seed']}" not in tried
+    ]
+    workers = jobs or os.cpu_count() or 1
+    display = make_display(wanted, workers, console)
+    for job in wanted:
+        if job.finished:
+            display.finished(job, read(job.path).score)
+    if not todo:
+        return
+    function = run_here if cluster is None else run_elsewhere
+    with display.running():
+        for done in fan_out(function, todo, jobs=jobs, cluster=cluster):
+            job = done.item
+            if done.error is None and isinstance(done.value, bytes):
+                unpack(done.value, job.path)
+            if done.error is None:
+                record = read(job.path)
+                display.finished(job, record.score, record.result["train_seconds"])
+            else:
+                entry = {"env": job.config.env, "agent": job.label, "seed": job.config.seed, "reason": done.error}
+                plan.failed.append(entry)
+                plan.write(out / PLAN)
+                display.failed(job, done.error)

@@ -1,0 +1,162 @@
+"""What a comparison shows while it runs: a table of the returns so far and a bar with the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+from scipy.stats import trim_mean
+
+from agents.compare.plan import Job
+
+REFRESHES_PER_SECOND = 2
+
+
+class Row:
+    """What is known of the runs of an agent on an environment."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.failed = 0
+        self.returns: list[float] = []
+        self.seconds: list[float] = []
+        self.timesteps = 0
+
+
+class Display:
+    """Lines, one a run: for where there is no terminal.
+
+    Args:
+        jobs: All runs of the comparison.
+        workers: Runs at the same time.
+        console: Where to show it.
+    """
+
+    def __init__(self, jobs: Sequence[Job], workers: int, console: Console) -> None:
+        self.console = console
+        self.workers = workers
+        self.rows: dict[tuple[str, str], Row] = {}
+        for job in jobs:
+            row = self.rows.setdefault((job.config.env, job.label), Row())
+            row.total += 1
+            row.timesteps = job.config.timesteps
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Show progress in here."""
+        yield
+
+    def finished(self, job: Job, score: float, seconds: float | None = None) -> None:
+        """A run is finished.
+
+        Args:
+            job: The run.
+            score: Its return.
+            seconds: What it took, if it was run now.
+        """
+        row = self.rows[job.config.env, job.label]
+        row.returns.append(score)
+        if seconds is not None:
+            row.seconds.append(seconds)
+            self.tell(f"{job}: return {score:.1f}, {seconds:.1f} s")
+
+    def failed(self, job: Job, reason: str) -> None:
+        """A run failed."""
+        self.rows[job.config.env, job.label].failed += 1
+        self.tell(f"{job} failed: {reason}")
+
+    def tell(self, line: str) -> None:
+        """Print a line, with how far the comparison is."""
+        self.console.print(f"[{self.done}/{self.total}] {line}{self._left()}", markup=False, highlight=False)
+
+    @property
+    def done(self) -> int:
+        """Runs that came to an end."""
+        return sum(len(row.returns) + row.failed for row in self.rows.values())
+
+    @property
+    def total(self) -> int:
+        """All runs."""
+        return sum(row.total for row in self.rows.values())
+
+    def seconds_left(self) -> float | None:
+        """How long the rest takes, if it goes on as so far; None before the first run is finished."""
+        # An agent that has not been seen yet is taken to be as quick, a step, as those that have.
+        seconds = sum(sum(row.seconds) for row in self.rows.values())
+        steps = sum(row.timesteps * len(row.seconds) for row in self.rows.values())
+        if not steps:
+            return None
+        work = 0.0
+        for row in self.rows.values():
+            each = sum(row.seconds) / len(row.seconds) if row.seconds else row.timesteps * seconds / steps
+            work += each * (row.total - len(row.returns) - row.failed)
+        return work / self.workers
+
+    def _left(self) -> str:
+        left = self.seconds_left()
+        return "" if left is None else f", {clock(left)} left"
+
+
+class LiveTable(Display):
+    """A table and a bar, kept up to date in place: for a terminal."""
+
+    def __init__(self, jobs: Sequence[Job], workers: int, console: Console) -> None:
+        super().__init__(jobs, workers, console)
+        self.began = time.perf_counter()
+        self.bar = Progress(
+            TextColumn("runs"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            expand=True,
+        )
+        self.task = self.bar.add_task("", total=self.total)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with Live(console=self.console, refresh_per_second=REFRESHES_PER_SECOND, get_renderable=self.render):
+            yield
+
+    def tell(self, line: str) -> None:
+        # What failed must not be overlooked; the rest is in the table.
+        if " failed: " in line:
+            self.console.print(line, markup=False, highlight=False, style="red")
+
+    def render(self) -> Group:
+        """Table and bar as of now."""
+        elapsed = f"{clock(time.perf_counter() - self.began)} gone"
+        self.bar.update(self.task, completed=self.done, description=f"{elapsed}{self._left()}")
+        return Group(self.table(), self.bar)
+
+    def table(self) -> Table:
+        """The returns so far."""
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("environment", "agent", "runs", "return, IQM", "s a run"):
+            table.add_column(column, justify="left" if column in ("environment", "agent") else "right")
+        for (env, label), row in self.rows.items():
+            runs = Text(f"{len(row.returns)}/{row.total}")
+            if row.failed:
+                runs.append(f" {row.failed} failed", style="red")
+            score = f"{trim_mean(row.returns, 0.25):.1f}" if row.returns else ""
+            pace = f"{sum(row.seconds) / len(row.seconds):.1f}" if row.seconds else ""
+            table.add_row(env, label, runs, score, pace)
+        return table
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def make_display(jobs: Sequence[Job], workers: int, console: Console) -> Display:
+    """What shows progress: lines where there is no terminal."""
+    return (LiveTable if console.is_terminal else Display)(jobs, workers, console)

@@ -1,0 +1,265 @@
+"""What a comparison consists of: agents with their settings, environments, seeds, and where each run lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agents.config import TUNING_SEEDS, RunConfig, resolve
+from agents.errors import UserError
+from agents.run_directory import RunDirectory, write_atomically
+
+# Raised whenever an old plan could no longer be read.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An agent on an environment: a row of a table, with a run for each seed.
+
+    Args:
+        label: The agent as it was asked for, such as `gumbel-ac:estimator=exact`.
+        config: Its configuration, with seed 0.
+        seeds: Of its runs.
+    """
+
+    label: str
+    config: RunConfig
+    seeds: tuple[int, ...]
+
+    @property
+    def env(self) -> str:
+        """Id of the environment."""
+        return self.config.env
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All keys that decide its runs, but the seed."""
+        mapping = self.config.to_mapping()
+        del mapping["seed"]
+        return mapping
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that a comparison needs."""
+
+    label: str
+    config: RunConfig
+    path: Path
+    """Its run directory, which exists once the run is finished."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it need not be run."""
+        return RunDirectory(self.path).finished
+
+    def __str__(self) -> str:
+        return f"{self.config.env} {self.label} seed {self.config.seed}"
+
+
+@dataclass
+class Plan:
+    """All that a comparison is to hold, and what is known besides its runs.
+
+    Attributes:
+        cells: Its rows.
+        not_applicable: Agents that cannot act in an environment: `{env, agent, reason}` each.
+        failed: Runs that ended with an error: `{env, agent, seed, reason}` each.
+        random_returns: Mean return of random actions, by environment.
+    """
+
+    cells: list[Cell] = field(default_factory=list)
+    not_applicable: list[dict[str, str]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    random_returns: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def environments(self) -> list[str]:
+        """Their ids, in order."""
+        return list(dict.fromkeys(cell.env for cell in self.cells))
+
+    def jobs(self, out: Path) -> Iterator[Job]:
+        """All runs. Agents take turns from seed to seed: a change of the machine's load falls on all of them."""
+        seeds = sorted({seed for cell in self.cells for seed in cell.seeds})
+        for seed in seeds:
+            for cell in self.cells:
+                if seed in cell.seeds:
+                    yield job(out, cell, seed)
+
+    def extended(self, other: Plan) -> Plan:
+        """This plan with the rows and seeds of another one.
+
+        Raises:
+            UserError: A row is in both with different settings.
+        """
+        cells = {(cell.env, cell.label): cell for cell in self.cells}
+        for cell in other.cells:
+            known = cells.get((cell.env, cell.label), cell)
+            check_same(known, cell)
+            cells[cell.env, cell.label] = replace(known, seeds=tuple(sorted({*known.seeds, *cell.seeds})))
+        return replace(
+            self,
+            cells=list(cells.values()),
+            not_applicable=_union(self.not_applicable, other.not_applicable),
+            random_returns={**other.random_returns, **self.random_returns},
+        )
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        content = {
+            "format": FORMAT,
+            "cells": [
+                {"label": cell.label, "seeds": list(cell.seeds), "config": cell.config.to_mapping()}
+                for cell in self.cells
+            ],
+            "not_applicable": self.not_applicable,
+            "failed": self.failed,
+            "random_returns": self.random_returns,
+        }
+        text = json.dumps(content, indent=1) + "\n"
+        write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: It is damaged, or of another version.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise UserError(f"{path} was written by another version of this program")
+            cells = [Cell(cell["label"], resolve(cell["config"]), tuple(cell["seeds"])) for cell in content["cells"]]
+            return cls(cells, content["not_applicable"], content["failed"], content["random_returns"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"cannot read {path}: it is damaged ({type(error).__name__}: {error})") from error
+
+
+def job(out: Path, cell: Cell, seed: int) -> Job:
+    """A run of a row."""
+    path = out / "runs" / file_name(cell.env) / file_name(cell.label) / f"seed{seed}"
+    return Job(cell.label, replace(cell.config, seed=seed), path)
+
+
+def file_name(text: str) -> str:
+    """A name that every file system takes, and no two texts share."""
+    name = re.sub(r"[^\w.+=,@-]+", "-", text.replace(":", "@"))
+    return name if name == text.replace(":", "@") else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def make_plan(
+    envs: Sequence[str],
+    agents: Sequence[str],
+    seeds: int,
+    *,
+    estimators: Sequence[str] = (),
+    keys: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The runs of every agent on every environment that it can act in.
+
+    Args:
+        envs: Ids of environments.
+        agents: Labels: ids of agents, each with overrides or without, such as `reinforce:baseline=none,gamma=0.95`.
+        seeds: How many, from 0 on.
+        estimators: Gradient estimators with each of which to run every agent that has a choice.
+        keys: Configuration that all runs share.
+
+    Raises:
+        UserError: Something is given twice, is not known, or cannot be compared.
+    """
+    if not envs or not agents:
+        raise UserError(f"nothing to compare: give --{'agents' if envs else 'envs'} one id or more")
+    if not 1 <= seeds <= TUNING_SEEDS:
+        raise UserError(f"--seeds must be between 1 and {TUNING_SEEDS:,}, got {seeds}: later ones are for tuning")
+    labels = [label for agent in agents for label in _with_estimators(agent, estimators)]
+    for option, given in (("--envs", envs), ("--agents", labels), ("--estimators", estimators)):
+        twice = next((text for number, text in enumerate(given) if text in given[:number]), None)
+        if twice is not None:
+            raise UserError(f"{option} names {twice} twice")
+    plan = Plan()
+    for env in envs:
+        for label in labels:
+            agent, overrides = parse_label(label)
+            # Finished or not at all: checkpoints would only cost time. A killed run begins anew, for the same result.
+            layered = {"checkpoint_every": 0, **(keys or {}), **overrides, "env": env, "agent": agent, "seed": 0}
+            plan.cells.append(Cell(label, resolve(layered), tuple(range(seeds))))
+        _check_comparable([cell for cell in plan.cells if cell.env == env])
+    return plan
+
+
+def _with_estimators(label: str, estimators: Sequence[str]) -> list[str]:
+    agent, overrides = parse_label(label)
+    # REINFORCE has but one, and the peers none.
+    if not estimators or agent == "reinforce" or resolve({"agent": agent}).estimator is None:
+        return [label]
+    if "estimator" in overrides:
+        raise UserError(f"{label} already says which estimator: leave out --estimators, or the estimator there")
+    return [f"{label}{',' if overrides else ':'}estimator={estimator}" for estimator in estimators]
+
+
+def parse_label(label: str) -> tuple[str, dict[str, Any]]:
+    """Agent and overrides of a label such as `gumbel-ac:estimator=rloo,net_arch=[32, 32]`.
+
+    Raises:
+        UserError: It is not written so.
+    """
+    agent, colon, rest = label.partition(":")
+    # A comma parts two overrides only where another key follows: lists have commas too.
+    overrides: dict[str, Any] = {}
+    for assignment in re.split(r",(?=\s*\w+=)", rest) if colon else []:
+        key, equals, value = assignment.partition("=")
+        key = key.strip()
+        if not key or not equals:
+            raise UserError(f"agent {label!r} must be written AGENT:KEY=VALUE,KEY=VALUE")
+        if key in ("agent", "env", "seed") or key in overrides:
+            raise UserError(f"agent {label!r} cannot give {key}{' twice' if key in overrides else ''}")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"agent {label!r}: the value of {key} is not YAML: {error}") from error
+    return agent, overrides
+
+
+# Agents on one environment are compared only where these are the same.
+SHARED = ("env_kwargs", "threshold", "eval_episodes", "periodic_episodes")
+
+
+def _check_comparable(cells: Sequence[Cell]) -> None:
+    first = cells[0]
+    for cell in cells[1:]:
+        for key in SHARED:
+            one, other = first.settings[key], cell.settings[key]
+            if one != other:
+                raise UserError(
+                    f"{first.label} and {cell.label} cannot be compared on {cell.env}: "
+                    f"their {key} differ, {one!r} and {other!r}"
+                )
+
+
+def check_same(known: Cell, cell: Cell) -> None:
+    """Refuse a row that has other settings than the one known by its name.
+
+    Raises:
+        UserError: It has.
+    """
+    ours, theirs = known.settings, cell.settings
+    different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if different:
+        key = different[0]
+        raise UserError(
+            f"--out holds another comparison: {cell.label} on {cell.env} has {key}={ours.get(key)!r} there, and "
+            f"{key}={theirs.get(key)!r} here; give another directory, or the same settings"
+        )
+
+
+def _union(one: Iterable[dict[str, str]], other: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    return [dict(pairs) for pairs in dict.fromkeys(tuple(entry.items()) for entry in [*one, *other])]

@@ -1,0 +1,264 @@
+"""`comparison.json`: all runs of a comparison and what they come to; reports are made from it alone.
+
+Every estimate is a list `[value, low, high]` with the ends of its interval, null where there is none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.compare import statistics
+from agents.compare.origin import hardware, train_command, versions
+from agents.compare.plan import Cell, Plan, job
+from agents.compare.records import Curve, Record, read
+from agents.compare.statistics import Estimate
+
+FORMAT = 1
+CONFIDENCE = 0.95
+RESAMPLES = 5000
+# Points of a learning curve, and of a performance profile.
+POINTS = 60
+# Beside what runs record themselves.
+LIBRARIES = ("rliable", "lifelines", "joblib", "scipy")
+
+
+def summarise(plan: Plan, out: Path, command: str) -> dict[str, Any]:
+    """All that a comparison has found so far.
+
+    Args:
+        plan: The comparison.
+        out: Its directory.
+        command: The command line that made it.
+
+    Raises:
+        UserError: A run is damaged.
+    """
+    records = {(cell.env, cell.label): _read(out, cell) for cell in plan.cells}
+    environments = {env: _environment(plan, env, records) for env in plan.environments}
+    return {
+        "format": FORMAT,
+        "command": command,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "confidence": CONFIDENCE,
+        "resamples": RESAMPLES,
+        "versions": versions(record.result["versions"] for runs in records.values() for record in runs),
+        "hardware": hardware(),
+        "not_applicable": plan.not_applicable,
+        "failed": plan.failed,
+        "missing": _missing(plan, records),
+        "environments": {env: found for env, found in environments.items() if found["agents"]},
+        "across": _across(plan, records),
+    }
+
+
+def _read(out: Path, cell: Cell) -> list[Record]:
+    jobs = [job(out, cell, seed) for seed in cell.seeds]
+    return [read(one.path) for one in jobs if one.finished]
+
+
+def _missing(plan: Plan, records: Mapping[tuple[str, str], Sequence[Record]]) -> list[dict[str, Any]]:
+    failed = {(entry["env"], entry["agent"], entry["seed"]) for entry in plan.failed}
+    found = {(*cell, record.seed) for cell, runs in records.items() for record in runs}
+    wanted = [(cell.env, cell.label, seed) for cell in plan.cells for seed in cell.seeds]
+    missing = [run for run in wanted if run not in found and run not in failed]
+    return [{"env": env, "agent": label, "seed": seed} for env, label, seed in missing]
+
+
+def _environment(plan: Plan, env: str, records: Mapping[tuple[str, str], Sequence[Record]]) -> dict[str, Any]:
+    cells = {cell.label: cell for cell in plan.cells if cell.env == env and records[env, cell.label]}
+    threshold = next((cell.config.threshold for cell in cells.values()), None)
+    runs = {label: records[env, label] for label in cells}
+    scores = {label: _column(record.score for record in found) for label, found in runs.items()}
+    scale = _scale(plan, env, threshold)
+    return {
+        "threshold": threshold,
+        "random_return": plan.random_returns.get(env),
+        "agents": _agents(cells, runs, scores, threshold, scale),
+        "improvement": _improvement(scores),
+        "profiles": _profiles(scores, *_range(scores)),
+    }
+
+
+def _scale(plan: Plan, env: str, threshold: float | None) -> tuple[float, float] | None:
+    """The returns of random actions and of the threshold, 0 and 1 of normalised scores."""
+    random = plan.random_returns.get(env)
+    return None if threshold is None or random is None or threshold <= random else (random, threshold)
+
+
+def _column(values: Iterable[float]) -> NDArray[np.float64]:
+    """Returns of one task, `[runs, 1]`."""
+    return np.asarray(list(values), dtype=np.float64)[:, None]
+
+
+def _agents(
+    cells: Mapping[str, Cell],
+    runs: Mapping[str, Sequence[Record]],
+    scores: Mapping[str, NDArray[np.float64]],
+    threshold: float | None,
+    scale: tuple[float, float] | None,
+) -> dict[str, Any]:
+    stochastic = {
+        label: _column(record.result["eval_return_stochastic_mean"] for record in found)
+        for label, found in runs.items()
+    }
+    returns = _aggregates(scores, ("iqm", "median", "mean"))
+    sampled = _aggregates(stochastic, ("iqm",))
+    normalized = None
+    if scale is not None:
+        low, high = scale
+        normalized = _aggregates({label: (values - low) / (high - low) for label, values in scores.items()})
+    return {
+        label: {
+            "command": train_command(cells[label].config),
+            "timesteps": cells[label].config.timesteps,
+            "settings": cells[label].settings,
+            "seeds": [record.seed for record in runs[label]],
+            "return": {
+                **returns[label],
+                "min": float(scores[label].min()),
+                "max": float(scores[label].max()),
+            },
+            "stochastic_return": sampled[label],
+            "normalized": None if normalized is None else normalized[label],
+            "solved": None if threshold is None else _solved(scores[label], threshold),
+            "steps_to_threshold": None if threshold is None else _reaching(runs[label], "steps_to_threshold"),
+            "seconds_to_threshold": None if threshold is None else _reaching(runs[label], "seconds_to_threshold"),
+            "train_seconds": {"median": float(np.median([record.result["train_seconds"] for record in runs[label]]))},
+            "curve": _curves([record.curve for record in runs[label]]),
+            "runs": [_run(record) for record in runs[label]],
+        }
+        for label in cells
+    }
+
+
+def _aggregates(scores: Mapping[str, NDArray[np.float64]], *names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    found = statistics.aggregates(scores, *names, confidence=CONFIDENCE, resamples=RESAMPLES)
+    return {
+        label: {name: listed(estimate) for name, estimate in estimates.items()} for label, estimates in found.items()
+    }
+
+
+def _solved(scores: NDArray[np.float64], threshold: float) -> dict[str, Any]:
+    count = int((scores >= threshold).sum())
+    return {"count": count, "share": listed(statistics.share(count, len(scores), CONFIDENCE))}
+
+
+def _reaching(runs: Sequence[Record], key: str) -> dict[str, Any]:
+    end = {"steps_to_threshold": "timesteps", "seconds_to_threshold": "train_seconds"}[key]
+    found = statistics.time_to_event(
+        [record.result[key] for record in runs], [record.result[end] for record in runs], CONFIDENCE
+    )
+    return {"median": [found.median, found.low, found.high], "reached": found.reached}
+
+
+def _run(record: Record) -> dict[str, Any]:
+    keys = (
+        "seed",
+        "eval_return_mean",
+        "eval_return_std",
+        "eval_return_stochastic_mean",
+        "timesteps",
+        "train_seconds",
+        "steps_to_threshold",
+        "seconds_to_threshold",
+    )
+    curve = {
+        "steps": record.curve.steps,
+        "seconds": [round(value, 3) for value in record.curve.seconds],
+        "returns": [round(value, 3) for value in record.curve.returns],
+    }
+    return {key: record.result[key] for key in keys} | {"curve": curve}
+
+
+def _curves(curves: Sequence[Curve]) -> dict[str, Any] | None:
+    if any(len(curve.steps) == 0 for curve in curves):
+        return None
+    return {axis: _curve([(getattr(curve, axis), curve.returns) for curve in curves]) for axis in ("steps", "seconds")}
+
+
+def _curve(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> dict[str, list[float]]:
+    """Curves over a common axis, from where all of them have begun to where the first one ends."""
+    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    grid = np.linspace(start, max(start, end), POINTS if end > start else 1)
+    returns = np.asarray([np.interp(grid, x, y) for x, y in curves])
+    iqm, low, high = statistics.band(returns, confidence=CONFIDENCE)
+    columns = {"x": grid, "iqm": iqm, "low": low, "high": high}
+    return {name: _numbers(values) for name, values in columns.items()}
+
+
+def _improvement(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[str, Any]]:
+    """Of each over each; that of b over a is what is missing to 1 from that of a over b."""
+    labels = list(scores)
+    table: dict[str, dict[str, Any]] = {label: {} for label in labels}
+    for number, one in enumerate(labels):
+        for other in labels[number + 1 :]:
+            found = statistics.improvement(scores[one], scores[other], confidence=CONFIDENCE, resamples=RESAMPLES)
+            table[one][other] = listed(found)
+            table[other][one] = listed(Estimate(1 - found.value, 1 - found.high, 1 - found.low))
+    return table
+
+
+def _range(scores: Mapping[str, NDArray[np.float64]]) -> tuple[float, float]:
+    values = np.concatenate(list(scores.values())) if scores else np.zeros(1)
+    return float(values.min()), float(values.max())
+
+
+def _profiles(scores: Mapping[str, NDArray[np.float64]], low: float, high: float) -> dict[str, Any]:
+    margin = 0.02 * (high - low) or 1.0
+    thresholds = np.linspace(low - margin, high + margin, POINTS)
+    found = statistics.profiles(scores, thresholds, confidence=CONFIDENCE) if scores else {}
+    return {
+        "thresholds": _numbers(thresholds),
+        "agents": {
+            label: {"share": _numbers(one.share), "low": _numbers(one.low), "high": _numbers(one.high)}
+            for label, one in found.items()
+        },
+    }
+
+
+def _across(plan: Plan, records: Mapping[tuple[str, str], Sequence[Record]]) -> dict[str, Any] | None:
+    """Normalised scores over all environments that have a scale, of the agents that were run in each of them."""
+    thresholds = {cell.env: cell.config.threshold for cell in plan.cells}
+    scales = {env: scale for env in thresholds if (scale := _scale(plan, env, thresholds[env]))}
+    labels = [
+        label
+        for label in dict.fromkeys(cell.label for cell in plan.cells)
+        if all(records.get((env, label)) for env in scales)
+    ]
+    if len(scales) < 2 or not labels:
+        return None
+    # A matrix of runs and tasks: as many runs as the task with the fewest has.
+    seeds = min(len(records[env, label]) for env in scales for label in labels)
+    scores = {
+        label: np.asarray(
+            [
+                [(record.score - low) / (high - low) for record in records[env, label][:seeds]]
+                for env, (low, high) in scales.items()
+            ]
+        ).T
+        for label in labels
+    }
+    return {
+        "environments": list(scales),
+        "seeds": seeds,
+        "agents": _aggregates(scores),
+        "improvement": _improvement(scores),
+        "profiles": _profiles(scores, *_range(scores)),
+    }
+
+
+def listed(estimate: Estimate) -> list[float | None]:
+    """An estimate as JSON has it, which knows no NaN."""
+    return [None if math.isnan(value) else float(value) for value in estimate]
+
+
+def _numbers(values: NDArray[np.float64]) -> list[float]:
+    """With six digits, which is more than a figure shows."""
+    return [float(f"{value:.6g}") for value in values]

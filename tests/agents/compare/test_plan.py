@@ -1,0 +1,169 @@
+"""Which runs a comparison consists of, and what cannot be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agents.compare.applicability import missing_random_returns, random_return, sift
+from agents.compare.plan import Plan, file_name, make_plan, parse_label
+from agents.config import TUNING_SEEDS, resolve
+from agents.errors import UserError
+
+CARTPOLE = ["CartPole-v1"]
+
+
+def test_every_combination_is_a_run(tmp_path):
+    plan = make_plan(["CartPole-v1", "Acrobot-v1"], ["gumbel-ac", "ppo"], 3, keys={"timesteps": 100})
+    jobs = list(plan.jobs(tmp_path))
+    assert [(job.config.env, job.label, job.config.seed) for job in jobs] == [
+        (env, agent, seed)
+        for seed in range(3)
+        for env in ("CartPole-v1", "Acrobot-v1")
+        for agent in ("gumbel-ac", "ppo")
+    ]
+    assert len({job.path for job in jobs}) == 12
+    assert all(job.config.timesteps == 100 for job in jobs)
+    assert jobs[0].path == tmp_path / "runs" / "CartPole-v1" / "gumbel-ac" / "seed0"
+
+
+def test_configuration_comes_from_the_agents_blocks():
+    (cell,) = make_plan(["Acrobot-v1"], ["gumbel-ac"], 1).cells
+    shipped = resolve({"env": "Acrobot-v1"})
+    assert replace(cell.config, checkpoint_every=shipped.checkpoint_every) == shipped
+
+
+def test_labels():
+    assert parse_label("ppo") == ("ppo", {})
+    assert parse_label("reinforce:baseline=none") == ("reinforce", {"baseline": "none"})
+    label = "gumbel-ac:net_arch=[32, 16],gamma=0.9,policy_kwargs={ortho_init: false, a: 1},temperature=linear:1:0.5"
+    overrides = {
+        "net_arch": [32, 16],
+        "gamma": 0.9,
+        "policy_kwargs": {"ortho_init": False, "a": 1},
+        "temperature": "linear:1:0.5",
+    }
+    assert parse_label(label) == ("gumbel-ac", overrides)
+
+
+def test_a_label_overrides_what_all_runs_share():
+    plan = make_plan(CARTPOLE, ["gumbel-ac", "dqn:timesteps=70"], 1, keys={"timesteps": 100})
+    assert [cell.config.timesteps for cell in plan.cells] == [100, 70]
+
+
+def test_estimators_multiply_the_agents_that_have_a_choice():
+    plan = make_plan(CARTPOLE, ["gumbel-ac", "reinforce", "ppo"], 1, estimators=["exact", "rloo"])
+    assert [cell.label for cell in plan.cells] == [
+        "gumbel-ac:estimator=exact",
+        "gumbel-ac:estimator=rloo",
+        "reinforce",
+        "ppo",
+    ]
+    assert [cell.config.estimator for cell in plan.cells] == ["exact", "rloo", "score-function", None]
+
+
+@pytest.mark.parametrize(
+    ("envs", "agents", "seeds", "message"),
+    [
+        ([], ["ppo"], 1, "nothing to compare: give --envs one id or more"),
+        (CARTPOLE, [], 1, "nothing to compare: give --agents one id or more"),
+        (CARTPOLE, ["ppo"], 0, "--seeds must be between 1 and 10,000,000, got 0"),
+        (CARTPOLE, ["ppo"], TUNING_SEEDS + 1, "later ones are for tuning"),
+        (CARTPOLE * 2, ["ppo"], 1, "--envs names CartPole-v1 twice"),
+        (CARTPOLE, ["ppo", "a2c", "ppo"], 1, "--agents names ppo twice"),
+        (CARTPOLE, ["pop"], 1, "unknown agent 'pop' (did you mean 'ppo'?)"),
+        (CARTPOLE, ["ppo:gama=1"], 1, "ppo has no key 'gama' (did you mean 'gamma'?)"),
+        (CARTPOLE, ["ppo:gamma"], 1, "must be written AGENT:KEY=VALUE,KEY=VALUE"),
+        (CARTPOLE, ["ppo:"], 1, "must be written AGENT:KEY=VALUE,KEY=VALUE"),
+        (CARTPOLE, ["ppo:seed=3"], 1, "cannot give seed"),
+        (CARTPOLE, ["ppo:gamma=0.9,gamma=0.8"], 1, "cannot give gamma twice"),
+        (CARTPOLE, ["ppo:net_arch=[3"], 1, "the value of net_arch is not YAML"),
+        (CARTPOLE, ["ppo", "a2c:threshold=3"], 1, "ppo and a2c:threshold=3 cannot be compared on CartPole-v1"),
+        (CARTPOLE, ["ppo", "a2c:env_kwargs={max_episode_steps: 3}"], 1, "their env_kwargs differ"),
+    ],
+)
+def test_refuses(envs, agents, seeds, message):
+    with pytest.raises(UserError) as caught:
+        make_plan(envs, agents, seeds)
+    assert message in str(caught.value)
+
+
+def test_refuses_an_estimator_given_twice():
+    with pytest.raises(UserError, match="leave out --estimators, or the estimator there"):
+        make_plan(CARTPOLE, ["gumbel-ac:estimator=exact"], 1, estimators=["rloo"])
+
+
+def test_what_cannot_act_is_told_before_anything_runs():
+    plan = sift(make_plan(["CartPole-v1", "tiny/ActMultiDiscrete-v0"], ["gumbel-ac", "dqn"], 1))
+    assert [(cell.env, cell.label) for cell in plan.cells] == [
+        ("CartPole-v1", "gumbel-ac"),
+        ("CartPole-v1", "dqn"),
+        ("tiny/ActMultiDiscrete-v0", "gumbel-ac"),
+    ]
+    (entry,) = plan.not_applicable
+    assert (entry["env"], entry["agent"]) == ("tiny/ActMultiDiscrete-v0", "dqn")
+    assert entry["reason"].startswith("dqn does not support the action space MultiDiscrete([3 2])")
+
+
+def test_thresholds_are_settled_and_mistakes_found_before_anything_runs():
+    (cell,) = sift(make_plan(CARTPOLE, ["gumbel-ac"], 1)).cells
+    assert cell.config.threshold == 475
+    with pytest.raises(UserError, match="unknown environment"):
+        sift(make_plan(["CartPole-v9x"], ["gumbel-ac"], 1))
+    with pytest.raises(UserError, match=r"gumbel-ac:estimator=exat on CartPole-v1: .*exat"):
+        sift(make_plan(CARTPOLE, ["gumbel-ac:estimator=exat"], 1))
+    with pytest.raises(UserError, match="nothing to compare: dqn does not support"):
+        sift(make_plan(["tiny/ActMultiDiscrete-v0"], ["dqn"], 1))
+
+
+def test_random_returns_are_the_zero_of_a_scale():
+    plan = sift(make_plan(["CartPole-v1", "tiny/ActDiscrete-v0"], ["gumbel-ac:normalize=true"], 1))
+    # Without a threshold there is no scale.
+    (config,) = missing_random_returns(plan)
+    assert config.env == "CartPole-v1"
+    # 22.2 with a standard deviation of 12 an episode, so 1.2 for the mean of 100; one in a million is 5 of these.
+    assert abs(random_return(config) - 22.2) < 6.0
+    plan.random_returns["CartPole-v1"] = 22.0
+    assert not missing_random_returns(plan)
+
+
+def test_a_plan_on_disk_is_the_plan(tmp_path):
+    plan = make_plan(CARTPOLE, ["gumbel-ac:temperature=exponential:1:0.3", "dqn"], 2, keys={"timesteps": 100})
+    plan.failed.append({"env": "CartPole-v1", "agent": "dqn", "seed": 1, "reason": "too bad"})
+    plan.random_returns["CartPole-v1"] = 22.5
+    plan.write(tmp_path / "plan.json")
+    assert Plan.read(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 99}'])
+def test_refuses_a_damaged_plan(content, tmp_path):
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(UserError, match=r"plan\.json"):
+        Plan.read(tmp_path / "plan.json")
+
+
+def test_seeds_agents_and_environments_can_be_added():
+    first = make_plan(CARTPOLE, ["gumbel-ac"], 2)
+    more = first.extended(make_plan(["CartPole-v1", "Acrobot-v1"], ["gumbel-ac", "ppo"], 3))
+    assert [(cell.env, cell.label, len(cell.seeds)) for cell in more.cells] == [
+        ("CartPole-v1", "gumbel-ac", 3),
+        ("CartPole-v1", "ppo", 3),
+        ("Acrobot-v1", "gumbel-ac", 3),
+        ("Acrobot-v1", "ppo", 3),
+    ]
+    # Fewer seeds take nothing away.
+    assert more.extended(first) == more
+
+
+def test_other_settings_are_another_comparison():
+    first = make_plan(CARTPOLE, ["gumbel-ac"], 2, keys={"timesteps": 100, "eval_every": 50})
+    with pytest.raises(UserError, match="holds another comparison: gumbel-ac on CartPole-v1 has timesteps=100 there"):
+        first.extended(make_plan(CARTPOLE, ["gumbel-ac"], 2, keys={"timesteps": 200, "eval_every": 50}))
+
+
+def test_file_names_are_told_apart_and_safe():
+    names = ["a:b", "a@b", "a b", "a/b", "a\\b", "a-b", "gumbel-ac:net_arch=[3]", "gumbel-ac:net_arch={3}"]
+    made = [file_name(name) for name in names]
+    assert len({*made} - {"a@b"}) == len(names) - 2  # no id has an @
+    assert not any(set(name) & set('/\\:*?"<>| []{}') for name in made)
