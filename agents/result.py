@@ -41,6 +41,9 @@ class Result:
     device: str
     threads: int
     versions: dict[str, str]
+    machine: dict[str, str | int | float | None]
+    load: float | None
+    """Of the machine in the last minute of the run: processes that wanted a core, this one among them."""
 
     def to_json(self) -> str:
         """The content of `result.json`."""

@@ -24,6 +24,7 @@ from agents.environments import (
 )
 from agents.errors import Interrupted, UserError
 from agents.logs import make_logger
+from agents.machine import load_average, machine
 from agents.progress import DisplayKind, make_display
 from agents.result import Result, versions
 from agents.run_directory import RunDirectory, check_free, create
@@ -187,4 +188,6 @@ def _evaluate(session: Session, model: BaseAlgorithm, env: VecEnv) -> Result:
         device=str(model.device),
         threads=torch.get_num_threads(),
         versions=versions(),
+        machine=machine(),
+        load=load_average(),
     )

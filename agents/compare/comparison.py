@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,10 +13,10 @@ from rich.console import Console
 from rich.progress import track
 
 from agents.compare.applicability import missing_random_returns, random_return, sift
-from agents.compare.fan_out import fan_out
-from agents.compare.live import make_display
-from agents.compare.plan import Plan
-from agents.compare.records import read
+from agents.compare.fan_out import Finished, fan_out
+from agents.compare.live import Display, make_display
+from agents.compare.plan import Job, Plan
+from agents.compare.records import Record, read, read_summary
 from agents.compare.report import console_table, write_report
 from agents.compare.summary import summarise
 from agents.compare.worker import remove_leftovers, run_elsewhere, run_here, unpack
@@ -48,17 +47,25 @@ def compare(plan: Plan, out: Path, *, command: str, jobs: int | None = None, clu
     for entry in plan.not_applicable:
         errors.print(f"not applicable: {entry['agent']} on {entry['env']}: {entry['reason']}", style="yellow")
     with claimed(out):
-        plan = known(out).extended(plan)
+        plan = known_plan(out).extended(plan)
+        records = read_summary(out / SUMMARY)
+        todo = []
+        for job in plan.jobs(out):
+            if job.finished:
+                records[job.key] = read(job.path)
+            elif job.key not in records:
+                todo.append(job)
+        # The cluster is asked before anything is written.
+        work = fan_out(run_here if cluster is None else run_elsewhere, todo, jobs=jobs, cluster=cluster)
         plan.write(out / PLAN)
         remove_leftovers(out)
-        needed = missing_random_returns(plan)
-        quiet = not errors.is_terminal
-        for config in track(needed, "random returns", console=errors, transient=True, disable=quiet):
-            plan.random_returns[config.env] = random_return(config)
+        _random_returns(plan, errors)
         plan.write(out / PLAN)
-        _run(plan, out, errors, jobs, cluster)
+        if todo:
+            display = make_display(list(plan.jobs(out)), errors)
+            _run(plan, out, work, todo, records, display)
         with errors.status("statistics and report"):
-            summary = summarise(plan, out, command)
+            summary = summarise(plan, records, command)
             text = json.dumps(summary, separators=(",", ":"), allow_nan=False) + "\n"
             write_atomically(out / SUMMARY, lambda file: file.write_text(text, encoding="utf-8"))
             write_report(summary, out)
@@ -76,7 +83,7 @@ def compare(plan: Plan, out: Path, *, command: str, jobs: int | None = None, clu
         sys.exit(1)
 
 
-def known(out: Path) -> Plan:
+def known_plan(out: Path) -> Plan:
     """What a directory is to hold according to its plan; nothing if it is empty or new.
 
     Raises:
@@ -110,33 +117,37 @@ def claimed(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _run(plan: Plan, out: Path, console: Console, jobs: int | None, cluster: str | None) -> None:
-    """Do the runs that are not finished."""
-    wanted = list(plan.jobs(out))
-    todo = [job for job in wanted if not job.finished]
-    tried = {str(job) for job in todo}
+def _random_returns(plan: Plan, console: Console) -> None:
+    """Find out those that are needed."""
+    needed, quiet = missing_random_returns(plan), not console.is_terminal
+    for config in track(needed, "random returns", console=console, transient=True, disable=quiet):
+        plan.random_returns[config.env] = random_return(config)
+
+
+def _run(
+    plan: Plan,
+    out: Path,
+    work: Generator[Finished[Job, bytes | None]],
+    todo: Sequence[Job],
+    records: dict[tuple[str, str, int], Record],
+    display: Display,
+) -> None:
+    """Do the runs that are to be done, and add them to the records."""
     # What failed before is tried again.
-    plan.failed = [
-        entry for entry in plan.failed if f"{entry['env']} {entry['agent']} seed {entry['seed']}" not in tried
-    ]
-    workers = jobs or os.cpu_count() or 1
-    display = make_display(wanted, workers, console)
-    for job in wanted:
-        if job.finished:
-            display.finished(job, read(job.path).score)
-    if not todo:
-        return
-    function = run_here if cluster is None else run_elsewhere
-    with display.running():
-        for done in fan_out(function, todo, jobs=jobs, cluster=cluster):
-            job = done.item
-            if done.error is None and isinstance(done.value, bytes):
-                unpack(done.value, job.path)
-            if done.error is None:
-                record = read(job.path)
-                display.finished(job, record.score, record.result["train_seconds"])
+    tried = {job.key for job in todo}
+    plan.failed = [entry for entry in plan.failed if (entry["env"], entry["agent"], entry["seed"]) not in tried]
+    for (env, label, _), record in records.items():
+        display.known(env, label, record.score)
+    with display.running(), closing(work):
+        for done in work:
+            job, error = done.item, done.error
+            if error is None:
+                if done.value is not None:
+                    unpack(done.value, job.path)
+                record = records[job.key] = read(job.path)
+                display.finished(job, record.score, record.values["train_seconds"])
             else:
-                entry = {"env": job.config.env, "agent": job.label, "seed": job.config.seed, "reason": done.error}
-                plan.failed.append(entry)
+                env, label, seed = job.key
+                plan.failed.append({"env": env, "agent": label, "seed": seed, "reason": error})
                 plan.write(out / PLAN)
-                display.failed(job, done.error)
+                display.failed(job, error)

@@ -34,13 +34,12 @@ class Display:
 
     Args:
         jobs: All runs of the comparison.
-        workers: Runs at the same time.
         console: Where to show it.
     """
 
-    def __init__(self, jobs: Sequence[Job], workers: int, console: Console) -> None:
+    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
         self.console = console
-        self.workers = workers
+        self.began = time.perf_counter()
         self.rows: dict[tuple[str, str], Row] = {}
         for job in jobs:
             row = self.rows.setdefault((job.config.env, job.label), Row())
@@ -52,19 +51,22 @@ class Display:
         """Show progress in here."""
         yield
 
-    def finished(self, job: Job, score: float, seconds: float | None = None) -> None:
+    def known(self, env: str, label: str, score: float) -> None:
+        """A run was finished before."""
+        self.rows[env, label].returns.append(score)
+
+    def finished(self, job: Job, score: float, seconds: float) -> None:
         """A run is finished.
 
         Args:
             job: The run.
             score: Its return.
-            seconds: What it took, if it was run now.
+            seconds: Of training.
         """
         row = self.rows[job.config.env, job.label]
         row.returns.append(score)
-        if seconds is not None:
-            row.seconds.append(seconds)
-            self.tell(f"{job}: return {score:.1f}, {seconds:.1f} s")
+        row.seconds.append(seconds)
+        self.tell(f"{job}: return {score:.1f}, {seconds:.1f} s")
 
     def failed(self, job: Job, reason: str) -> None:
         """A run failed."""
@@ -87,16 +89,17 @@ class Display:
 
     def seconds_left(self) -> float | None:
         """How long the rest takes, if it goes on as so far; None before the first run is finished."""
-        # An agent that has not been seen yet is taken to be as quick, a step, as those that have.
         seconds = sum(sum(row.seconds) for row in self.rows.values())
         steps = sum(row.timesteps * len(row.seconds) for row in self.rows.values())
         if not steps:
             return None
-        work = 0.0
+        rest = 0.0
         for row in self.rows.values():
+            # An agent that has not been seen yet is taken to be as quick, a step, as those that have.
             each = sum(row.seconds) / len(row.seconds) if row.seconds else row.timesteps * seconds / steps
-            work += each * (row.total - len(row.returns) - row.failed)
-        return work / self.workers
+            rest += each * (row.total - len(row.returns) - row.failed)
+        # Seconds of training, several runs at a time, become those that pass.
+        return rest * (time.perf_counter() - self.began) / seconds
 
     def _left(self) -> str:
         left = self.seconds_left()
@@ -106,9 +109,8 @@ class Display:
 class LiveTable(Display):
     """A table and a bar, kept up to date in place: for a terminal."""
 
-    def __init__(self, jobs: Sequence[Job], workers: int, console: Console) -> None:
-        super().__init__(jobs, workers, console)
-        self.began = time.perf_counter()
+    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
+        super().__init__(jobs, console)
         self.bar = Progress(
             TextColumn("runs"),
             BarColumn(bar_width=None),
@@ -157,6 +159,6 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def make_display(jobs: Sequence[Job], workers: int, console: Console) -> Display:
+def make_display(jobs: Sequence[Job], console: Console) -> Display:
     """What shows progress: lines where there is no terminal."""
-    return (LiveTable if console.is_terminal else Display)(jobs, workers, console)
+    return (LiveTable if console.is_terminal else Display)(jobs, console)

@@ -1,13 +1,10 @@
-"""Where results come from: the command that repeats a run, versions, and the machine."""
+"""Where results come from: the command that repeats a run, versions, and machines."""
 
 from __future__ import annotations
 
-import os
-import platform
 import shlex
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -36,38 +33,17 @@ def _yaml(value: Any) -> str:
     return text.strip().removesuffix("...").strip()
 
 
-def versions(told: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Versions of what runs were made with, all of them where they differ, and of what summarises them."""
-    found: dict[str, set[str]] = {}
-    for run in told:
-        for name, number in run.items():
-            found.setdefault(name, set()).add(number)
-    return {name: ", ".join(sorted(numbers)) for name, numbers in found.items()} | {
-        name: version(name) for name in LIBRARIES
-    }
+def merged(mappings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several mappings say of each key; where they differ, all of it as a text."""
+    found: dict[str, list[Any]] = {}
+    for mapping in mappings:
+        for key, value in mapping.items():
+            values = found.setdefault(key, [])
+            if value not in values:
+                values.append(value)
+    return {key: values[0] if len(values) == 1 else ", ".join(map(str, values)) for key, values in found.items()}
 
 
-def hardware() -> dict[str, Any]:
-    """This machine, and its load of the last minute."""
-    return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "memory_gb": _memory_gb(),
-        "os": f"{platform.system()} {platform.machine()}",
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def _memory_gb() -> float | None:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+def libraries() -> dict[str, str]:
+    """Versions of what summarises runs."""
+    return {name: version(name) for name in LIBRARIES}

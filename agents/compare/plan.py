@@ -57,8 +57,13 @@ class Job:
     """Its run directory, which exists once the run is finished."""
 
     @property
+    def key(self) -> tuple[str, str, int]:
+        """Environment, label and seed."""
+        return self.config.env, self.label, self.config.seed
+
+    @property
     def finished(self) -> bool:
-        """Whether it need not be run."""
+        """Whether its directory is there."""
         return RunDirectory(self.path).finished
 
     def __str__(self) -> str:

@@ -8,48 +8,52 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.compare import statistics
-from agents.compare.origin import hardware, train_command, versions
-from agents.compare.plan import Cell, Plan, job
-from agents.compare.records import Curve, Record, read
-from agents.compare.statistics import Estimate
+from agents.compare.improvement import probability_of_improvement
+from agents.compare.origin import libraries, merged, train_command
+from agents.compare.plan import Cell, Plan
+from agents.compare.records import Curve, Record, to_entry
+from agents.compare.statistics import CONFIDENCE, RESAMPLES, Estimate
 
 FORMAT = 1
-CONFIDENCE = 0.95
-RESAMPLES = 5000
 # Points of a learning curve, and of a performance profile.
 POINTS = 60
 # Beside what runs record themselves.
 LIBRARIES = ("rliable", "lifelines", "joblib", "scipy")
 
 
-def summarise(plan: Plan, out: Path, command: str) -> dict[str, Any]:
+Runs = Mapping[tuple[str, str], Sequence[Record]]
+"""All runs by environment and label, in the order of their seeds."""
+
+
+def summarise(plan: Plan, known: Mapping[tuple[str, str, int], Record], command: str) -> dict[str, Any]:
     """All that a comparison has found so far.
 
     Args:
         plan: The comparison.
-        out: Its directory.
+        known: The finished runs, by environment, label and seed.
         command: The command line that made it.
-
-    Raises:
-        UserError: A run is damaged.
     """
-    records = {(cell.env, cell.label): _read(out, cell) for cell in plan.cells}
-    environments = {env: _environment(plan, env, records) for env in plan.environments}
+    records: Runs = {
+        (cell.env, cell.label): [record for seed in cell.seeds if (record := known.get((cell.env, cell.label, seed)))]
+        for cell in plan.cells
+    }
+    origins: list[Mapping[str, Any]] = []
+    environments = {env: _environment(plan, env, records, origins) for env in plan.environments}
     return {
         "format": FORMAT,
         "command": command,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "confidence": CONFIDENCE,
         "resamples": RESAMPLES,
-        "versions": versions(record.result["versions"] for runs in records.values() for record in runs),
-        "hardware": hardware(),
+        "versions": merged(origin["versions"] for origin in origins) | libraries(),
+        "hardware": merged(origin["machine"] for origin in origins) | {"load": _load(known.values())},
+        "origins": origins,
         "not_applicable": plan.not_applicable,
         "failed": plan.failed,
         "missing": _missing(plan, records),
@@ -58,12 +62,7 @@ def summarise(plan: Plan, out: Path, command: str) -> dict[str, Any]:
     }
 
 
-def _read(out: Path, cell: Cell) -> list[Record]:
-    jobs = [job(out, cell, seed) for seed in cell.seeds]
-    return [read(one.path) for one in jobs if one.finished]
-
-
-def _missing(plan: Plan, records: Mapping[tuple[str, str], Sequence[Record]]) -> list[dict[str, Any]]:
+def _missing(plan: Plan, records: Runs) -> list[dict[str, Any]]:
     failed = {(entry["env"], entry["agent"], entry["seed"]) for entry in plan.failed}
     found = {(*cell, record.seed) for cell, runs in records.items() for record in runs}
     wanted = [(cell.env, cell.label, seed) for cell in plan.cells for seed in cell.seeds]
@@ -71,7 +70,7 @@ def _missing(plan: Plan, records: Mapping[tuple[str, str], Sequence[Record]]) ->
     return [{"env": env, "agent": label, "seed": seed} for env, label, seed in missing]
 
 
-def _environment(plan: Plan, env: str, records: Mapping[tuple[str, str], Sequence[Record]]) -> dict[str, Any]:
+def _environment(plan: Plan, env: str, records: Runs, origins: list[Mapping[str, Any]]) -> dict[str, Any]:
     cells = {cell.label: cell for cell in plan.cells if cell.env == env and records[env, cell.label]}
     threshold = next((cell.config.threshold for cell in cells.values()), None)
     runs = {label: records[env, label] for label in cells}
@@ -80,7 +79,7 @@ def _environment(plan: Plan, env: str, records: Mapping[tuple[str, str], Sequenc
     return {
         "threshold": threshold,
         "random_return": plan.random_returns.get(env),
-        "agents": _agents(cells, runs, scores, threshold, scale),
+        "agents": _agents(cells, runs, scores, threshold, scale, origins),
         "improvement": _improvement(scores),
         "profiles": _profiles(scores, *_range(scores)),
     }
@@ -103,9 +102,10 @@ def _agents(
     scores: Mapping[str, NDArray[np.float64]],
     threshold: float | None,
     scale: tuple[float, float] | None,
+    origins: list[Mapping[str, Any]],
 ) -> dict[str, Any]:
     stochastic = {
-        label: _column(record.result["eval_return_stochastic_mean"] for record in found)
+        label: _column(record.values["eval_return_stochastic_mean"] for record in found)
         for label, found in runs.items()
     }
     returns = _aggregates(scores, ("iqm", "median", "mean"))
@@ -130,9 +130,9 @@ def _agents(
             "solved": None if threshold is None else _solved(scores[label], threshold),
             "steps_to_threshold": None if threshold is None else _reaching(runs[label], "steps_to_threshold"),
             "seconds_to_threshold": None if threshold is None else _reaching(runs[label], "seconds_to_threshold"),
-            "train_seconds": {"median": float(np.median([record.result["train_seconds"] for record in runs[label]]))},
+            "train_seconds": {"median": float(np.median([record.values["train_seconds"] for record in runs[label]]))},
             "curve": _curves([record.curve for record in runs[label]]),
-            "runs": [_run(record) for record in runs[label]],
+            "runs": [to_entry(record, origins) for record in runs[label]],
         }
         for label in cells
     }
@@ -153,28 +153,9 @@ def _solved(scores: NDArray[np.float64], threshold: float) -> dict[str, Any]:
 def _reaching(runs: Sequence[Record], key: str) -> dict[str, Any]:
     end = {"steps_to_threshold": "timesteps", "seconds_to_threshold": "train_seconds"}[key]
     found = statistics.time_to_event(
-        [record.result[key] for record in runs], [record.result[end] for record in runs], CONFIDENCE
+        [record.values[key] for record in runs], [record.values[end] for record in runs], CONFIDENCE
     )
     return {"median": [found.median, found.low, found.high], "reached": found.reached}
-
-
-def _run(record: Record) -> dict[str, Any]:
-    keys = (
-        "seed",
-        "eval_return_mean",
-        "eval_return_std",
-        "eval_return_stochastic_mean",
-        "timesteps",
-        "train_seconds",
-        "steps_to_threshold",
-        "seconds_to_threshold",
-    )
-    curve = {
-        "steps": record.curve.steps,
-        "seconds": [round(value, 3) for value in record.curve.seconds],
-        "returns": [round(value, 3) for value in record.curve.returns],
-    }
-    return {key: record.result[key] for key in keys} | {"curve": curve}
 
 
 def _curves(curves: Sequence[Curve]) -> dict[str, Any] | None:
@@ -199,7 +180,7 @@ def _improvement(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[st
     table: dict[str, dict[str, Any]] = {label: {} for label in labels}
     for number, one in enumerate(labels):
         for other in labels[number + 1 :]:
-            found = statistics.improvement(scores[one], scores[other], confidence=CONFIDENCE, resamples=RESAMPLES)
+            found = probability_of_improvement(scores[one], scores[other], confidence=CONFIDENCE)
             table[one][other] = listed(found)
             table[other][one] = listed(Estimate(1 - found.value, 1 - found.high, 1 - found.low))
     return table
@@ -223,7 +204,7 @@ def _profiles(scores: Mapping[str, NDArray[np.float64]], low: float, high: float
     }
 
 
-def _across(plan: Plan, records: Mapping[tuple[str, str], Sequence[Record]]) -> dict[str, Any] | None:
+def _across(plan: Plan, records: Runs) -> dict[str, Any] | None:
     """Normalised scores over all environments that have a scale, of the agents that were run in each of them."""
     thresholds = {cell.env: cell.config.threshold for cell in plan.cells}
     scales = {env: scale for env in thresholds if (scale := _scale(plan, env, thresholds[env]))}
@@ -262,3 +243,9 @@ def listed(estimate: Estimate) -> list[float | None]:
 def _numbers(values: NDArray[np.float64]) -> list[float]:
     """With six digits, which is more than a figure shows."""
     return [float(f"{value:.6g}") for value in values]
+
+
+def _load(records: Iterable[Record]) -> list[float] | None:
+    """Lowest, median and highest load of the machine that runs met."""
+    loads = [record.values["load"] for record in records if record.values["load"] is not None]
+    return [float(value) for value in np.quantile(loads, (0.0, 0.5, 1.0))] if loads else None
