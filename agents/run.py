@@ -149,7 +149,9 @@ def _learn(session: Session, model: BaseAlgorithm, env: VecEnv, kind: DisplayKin
                     reset_num_timesteps=start == 0,
                 )
         except Interrupted:
-            pass  # in an evaluation, which changes nothing: the model is as good as after a step
+            if not session.signals.stop:
+                raise  # by the hook
+            # In an evaluation, which changes nothing: the model is as good as after a step.
         session.checkpoint(model)
     finally:
         logger.close()
