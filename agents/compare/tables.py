@@ -165,14 +165,15 @@ def problems(entries: Sequence[Mapping[str, Any]]) -> list[Problem]:
 
 
 def hardware(summary: Mapping[str, Any]) -> Table:
-    """The machine and the versions."""
-    machine = summary["hardware"]
+    """The machines of the runs, as far as they are known, and the versions."""
+    machine, load = summary["hardware"], summary["hardware"]["load"]
     facts = {
-        "processor": machine["cpu"],
-        "cores": machine["cores"],
-        "memory": machine["memory_gb"] and f"{machine['memory_gb']:.1f} GB",
-        "system": machine["os"],
-        "load when summarised": machine["load"],
+        # A text holds what different machines say.
+        "processor": machine.get("cpu"),
+        "cores": machine.get("cores"),
+        "memory, GB": machine.get("memory_gb"),
+        "system": machine.get("os"),
+        "load during the runs": load and f"{load[0]:.2f} to {load[2]:.2f}, median {load[1]:.2f}",
     }
     known = {name: str(fact) for name, fact in facts.items() if fact is not None}
     return Table(["", ""], [[name, words] for name, words in (known | summary["versions"]).items()])

@@ -154,6 +154,7 @@ def test_nothing_left_out_nothing_said():
 
 def test_origin_and_settings(summary, written):
     page = (written / "report.md").read_text()
+    assert "| load during the runs | 0.25 to 2.75, median 1.50 |" in page
     for text in (summary["command"], summary["hardware"]["cpu"], summary["versions"]["torch"], "seeds 0-4"):
         assert text in page
     for environment in summary["environments"].values():
@@ -175,7 +176,8 @@ def test_one_label_and_one_seed():
 
 
 def test_nothing_finished(tmp_path):
-    write_report(comparison({}, PLAYERS, across=None, **LOST), tmp_path)
+    # No run has told of its machine.
+    write_report(comparison({}, PLAYERS, across=None, hardware={"load": None}, **LOST), tmp_path)
     assert "No run is finished." in (tmp_path / "report.md").read_text()
     assert "seeds 5-6, 9" in (tmp_path / "report.html").read_text()
 
