@@ -24,8 +24,8 @@ HEALTH_SECONDS = 10.0
 class Cluster:
     """A Ray cluster that is already running. None is ever started.
 
-    Items are Ray tasks of one CPU each. Joblib's Ray backend will not do: it deals items out to its actors in turn, busy
-    or not, gives no result before the last one, and ends the whole call with the first machine that is lost.
+    Items are Ray tasks of one CPU each. Joblib's Ray backend will not do: it deals items out to its actors in turn,
+    busy or not, gives no result before the last one, and ends the whole call with the first machine that is lost.
 
     Args:
         address: `HOST:PORT`, or `auto` for the cluster on this machine.
@@ -51,14 +51,13 @@ class Cluster:
                 logging_level=logging.ERROR,
             )
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"the Ray cluster at {address} cannot be used: {str(error).strip().splitlines()[0]}"
-            ) from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"the Ray cluster at {address} cannot be used: {reason}") from error
         # Deaths are told in each item's result; Ray would print pages about them, into the display of progress.
         vars(ray._private.worker)["_worker_logs_enabled"] = False
         self._ray: Any = ray
         self._jobs = jobs
-        # Ray's own retries are endless where memory runs out.
+        # Who hands out the items counts the attempts, so Ray is to make none of its own.
         self._task = ray.remote(num_cpus=1, max_retries=0)(call_with)
         self._busy: dict[Future[Any], Any] = {}
 
