@@ -67,16 +67,24 @@ def console_table(summary: Mapping[str, Any]) -> RenderableType:
 
 
 def _console(title: str, results: tables.Table) -> Table:
-    # Short enough for a terminal: what else there is stands in the report.
-    left_out = {"median", "reached", "training, s"}
+    # Narrow enough for a terminal: what else there is stands in the report.
+    rows = [dict(zip(results.head, row, strict=True)) for row in results.rows]
+    left_out = {"median", "reached", "training, s", "steps to threshold", "seconds to threshold"}
+    if "solved" in results.head:
+        left_out.add("seeds")  # it says of how many
+        for row in rows:
+            row["at threshold"] = _at_threshold(row["steps to threshold"], row["seconds to threshold"])
     table = Table(title=Text(title, style="bold"), title_justify="left", box=None, header_style="dim", pad_edge=False)
-    kept = [i for i, name in enumerate(results.head) if name not in left_out]
-    for i in kept:
-        # Where it gets narrow, names are folded before numbers.
-        numbers = i > 0 and not results.head[i].endswith(" to threshold")
-        table.add_column(Text(results.head[i]), justify="right" if i else "left", overflow="fold", no_wrap=numbers)
-    for row in results.rows:
-        # Of times the medians alone.
-        cells = {i: row[i].partition(" [")[0] if results.head[i].endswith(" to threshold") else row[i] for i in kept}
-        table.add_row(*(Text(cell, style="bold" if i == 0 else "") for i, cell in cells.items()))
+    shown = [name for name in rows[0] if name not in left_out]
+    for i, name in enumerate(shown):
+        # Where it gets narrow, the first column is folded, and not the numbers.
+        table.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
+    for row in rows:
+        table.add_row(*(Text(row[name], style="bold" if name == shown[0] else "") for name in shown))
     return table
+
+
+def _at_threshold(steps: str, seconds: str) -> str:
+    """The medians alone: `10.2k, 0.58 s`."""
+    medians = [words.partition(" [")[0] for words in (steps, seconds)]
+    return f"{medians[0]}, {medians[1]} s" if all(words[0].isdigit() for words in medians) else "–"

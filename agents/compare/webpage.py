@@ -77,9 +77,10 @@ def _headings(tokens: Sequence[Token]) -> tuple[str, dict[str, str]]:
 def _keep_numbers_whole(tokens: Sequence[Token]) -> None:
     """Let a cell that holds a number be broken before its interval only, where the table is wider than the page."""
     for cell, inline in itertools.pairwise(tokens):
-        for child in (inline.children or []) if cell.type == "td_open" else []:
+        for child in (inline.children or []) if cell.type in ("th_open", "td_open") else []:
             if child.type == "text" and re.match(r"-?\d", child.content):
                 child.content = re.sub(r" (?!\[)", "\u00a0", child.content)
+            child.content = re.sub(r"(?<=\d) %", "\u00a0%", child.content)
 
 
 def _inline(svg: str, prefix: str, title: str) -> str:

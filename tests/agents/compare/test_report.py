@@ -287,17 +287,25 @@ def test_a_failed_write_leaves_the_old_report(written, tmp_path, monkeypatch):
     assert len(list((tmp_path / "figures").glob("*.svg"))) == 20
 
 
-def test_console(summary):
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(console_table(summary))
+@pytest.mark.parametrize("width", [80, 120])
+def test_console(summary, width):
+    """Every number is whole, even where names are folded."""
+    entry = copy.deepcopy(summary)
+    agents = entry["environments"]["CartPole-v1"]["agents"]
+    agents["gumbel-ac"]["steps_to_threshold"] = {"median": [10_240, 9_000, None], "reached": 4}
+    agents["gumbel-ac"]["seconds_to_threshold"] = {"median": [0.584, 0.4, None], "reached": 4}
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(console_table(entry))
     text = console.export_text()
-    for environment in summary["environments"].values():
-        scale = 1 if environment["threshold"] is not None else 3
+    for environment in entry["environments"].values():
+        places = 1 if environment["threshold"] is not None else 3
         for agent in environment["agents"].values():
             value, low, high = agent["return"]["iqm"]
-            assert f"{value:.{scale}f} [{low:.{scale}f}, {high:.{scale}f}]" in text
-    assert "failed: ppo on CartPole-v1, seeds 5-6, 9: RuntimeError: <b>out</b>" in text
-    assert "missing: gumbel-ac on Acrobot-v1, seed 7" in text
+            assert f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]" in text
+    assert "10.2k, 0.58 s" in text
+    words = " ".join(text.split())
+    assert "failed: ppo on CartPole-v1, seeds 5-6, 9: RuntimeError: <b>out</b> of | memory *now*" in words
+    assert "missing: gumbel-ac on Acrobot-v1, seed 7" in words
 
 
 def test_a_dark_page_recolours_all_but_what_stands_on_colour(written):
