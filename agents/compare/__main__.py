@@ -71,8 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     from agents.compare.comparison import compare
 
     words = sys.argv[1:] if argv is None else argv
-    command = shlex.join(["python", "-m", "agents.compare", *words])
-    compare(plan, options.out, command=command, jobs=options.jobs, cluster=options.cluster)
+    plan.commands.append(shlex.join(["python", "-m", "agents.compare", *words]))
+    compare(plan, options.out, jobs=options.jobs, cluster=options.cluster)
 
 
 if __name__ == "__main__":

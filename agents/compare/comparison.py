@@ -28,13 +28,12 @@ SUMMARY = "comparison.json"
 LOCK = ".lock"
 
 
-def compare(plan: Plan, out: Path, *, command: str, jobs: int | None = None, cluster: str | None = None) -> None:
+def compare(plan: Plan, out: Path, *, jobs: int | None = None, cluster: str | None = None) -> None:
     """Do the runs that a comparison still needs, and write its summary and report.
 
     Args:
         plan: What is to be compared; added to what `out` holds already.
         out: Directory of the comparison.
-        command: The command line, for the report.
         jobs: Runs at the same time; one for each core if omitted.
         cluster: Address of a Ray cluster that is to do the runs.
 
@@ -65,7 +64,7 @@ def compare(plan: Plan, out: Path, *, command: str, jobs: int | None = None, clu
             display = make_display(list(plan.jobs(out)), errors)
             _run(plan, out, work, todo, records, display)
         with errors.status("statistics and report"):
-            summary = summarise(plan, records, command)
+            summary = summarise(plan, records)
             text = json.dumps(summary, separators=(",", ":"), allow_nan=False) + "\n"
             write_atomically(out / SUMMARY, lambda file: file.write_text(text, encoding="utf-8"))
             write_report(summary, out)

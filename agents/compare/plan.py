@@ -79,12 +79,14 @@ class Plan:
         not_applicable: Agents that cannot act in an environment: `{env, agent, reason}` each.
         failed: Runs that ended with an error: `{env, agent, seed, reason}` each.
         random_returns: Mean return of random actions, by environment.
+        commands: The command lines that added to it.
     """
 
     cells: list[Cell] = field(default_factory=list)
     not_applicable: list[dict[str, str]] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
     random_returns: dict[str, float] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
 
     @property
     def environments(self) -> list[str]:
@@ -115,6 +117,7 @@ class Plan:
             cells=list(cells.values()),
             not_applicable=_union(self.not_applicable, other.not_applicable),
             random_returns={**other.random_returns, **self.random_returns},
+            commands=list(dict.fromkeys([*self.commands, *other.commands])),
         )
 
     def write(self, path: Path) -> None:
@@ -128,6 +131,7 @@ class Plan:
             "not_applicable": self.not_applicable,
             "failed": self.failed,
             "random_returns": self.random_returns,
+            "commands": self.commands,
         }
         text = json.dumps(content, indent=1) + "\n"
         write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
@@ -144,7 +148,8 @@ class Plan:
             if content["format"] != FORMAT:
                 raise UserError(f"{path} was written by another version of this program")
             cells = [Cell(cell["label"], resolve(cell["config"]), tuple(cell["seeds"])) for cell in content["cells"]]
-            return cls(cells, content["not_applicable"], content["failed"], content["random_returns"])
+            known = {key: content[key] for key in ("not_applicable", "failed", "random_returns", "commands")}
+            return cls(cells, **known)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"cannot read {path}: it is damaged ({type(error).__name__}: {error})") from error
 

@@ -31,13 +31,12 @@ Runs = Mapping[tuple[str, str], Sequence[Record]]
 """All runs by environment and label, in the order of their seeds."""
 
 
-def summarise(plan: Plan, known: Mapping[tuple[str, str, int], Record], command: str) -> dict[str, Any]:
+def summarise(plan: Plan, known: Mapping[tuple[str, str, int], Record]) -> dict[str, Any]:
     """All that a comparison has found so far.
 
     Args:
         plan: The comparison.
         known: The finished runs, by environment, label and seed.
-        command: The command line that made it.
     """
     records: Runs = {
         (cell.env, cell.label): [record for seed in cell.seeds if (record := known.get((cell.env, cell.label, seed)))]
@@ -47,7 +46,7 @@ def summarise(plan: Plan, known: Mapping[tuple[str, str, int], Record], command:
     environments = {env: _environment(plan, env, records, origins) for env in plan.environments}
     return {
         "format": FORMAT,
-        "command": command,
+        "command": "\n".join(plan.commands),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "confidence": CONFIDENCE,
         "resamples": RESAMPLES,
@@ -164,7 +163,7 @@ def _curves(curves: Sequence[Curve]) -> dict[str, Any] | None:
     return {axis: _curve([(getattr(curve, axis), curve.returns) for curve in curves]) for axis in ("steps", "seconds")}
 
 
-def _curve(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> dict[str, list[float]]:
+def _curve(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> dict[str, list[float | None]]:
     """Curves over a common axis, from where all of them have begun to where the first one ends."""
     start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     grid = np.linspace(start, max(start, end), POINTS if end > start else 1)
@@ -240,9 +239,9 @@ def listed(estimate: Estimate) -> list[float | None]:
     return [None if math.isnan(value) else float(value) for value in estimate]
 
 
-def _numbers(values: NDArray[np.float64]) -> list[float]:
-    """With six digits, which is more than a figure shows."""
-    return [float(f"{value:.6g}") for value in values]
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+    """With six digits, which is more than a figure shows; a single run has no interval."""
+    return [None if np.isnan(value) else float(f"{value:.6g}") for value in values]
 
 
 def _load(records: Iterable[Record]) -> list[float] | None:
