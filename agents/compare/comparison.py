@@ -100,8 +100,10 @@ def claimed(out: Path) -> Iterator[None]:
     """The directory, made if need be, and held by one command at a time.
 
     Raises:
-        UserError: It cannot be made, or another command is at work in it.
+        UserError: It cannot be made, holds something else, or another command is at work in it.
     """
+    if out.is_dir():
+        known_plan(out)  # refused before anything is written there
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / LOCK)

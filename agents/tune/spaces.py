@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from agents.errors import UserError
 
-DIMENSIONS = 10
+DIMENSIONS = 11
 CHOICES = 4
 
 
@@ -31,6 +31,9 @@ _COMMON: Space = {
     "gamma": Dimension((0.98, 0.99, 0.995, 0.999)),
     "normalization": Dimension(("nothing", "observations", "rewards", "both"), ordered=False),
 }
+# Widths of the hidden layers.
+_NET_ARCH = Dimension(("32-32", "64-64", "128-128", "256-256"))
+_BATCH_SIZE = Dimension((32, 64, 128, 256))
 _ON_POLICY: Space = {
     **_COMMON,
     "learning_rate": Dimension((3e-4, 1e-3, 3e-3, 1e-2)),
@@ -41,7 +44,7 @@ _ON_POLICY: Space = {
 _OFF_POLICY: Space = {
     **_COMMON,
     "learning_rate": Dimension((1e-4, 3e-4, 1e-3, 3e-3)),
-    "batch_size": Dimension((32, 64, 128, 256)),
+    "batch_size": _BATCH_SIZE,
     "train_freq": Dimension((8, 16, 64, 256)),
     "updates_per_step": Dimension((0.125, 0.25, 0.5, 1.0)),
     "target_update_interval": Dimension((10, 50, 250, 1000)),
@@ -53,12 +56,14 @@ SPACES: Mapping[str, Space] = {
     "gumbel-ac": {
         **_ON_POLICY,
         "n_steps": Dimension((16, 32, 64, 128)),
+        "batch_size": _BATCH_SIZE,
         "gae_lambda": _GAE_LAMBDA,
         "n_epochs": Dimension((2, 3, 4, 8)),
         "kl_coef": Dimension((1.0, 2.0, 3.0, 5.0)),
     },
     "reinforce": {  # whose batch is an episode of each environment
         **_ON_POLICY,
+        "net_arch": _NET_ARCH,
         "baseline": Dimension(("value", "mean", "rloo", "none"), ordered=False),
         "value_epochs": Dimension((1, 2, 5, 10)),
         "value_batch_size": Dimension((128, 256, 512, 1024)),
@@ -67,19 +72,21 @@ SPACES: Mapping[str, Space] = {
     "ppo": {
         **_ON_POLICY,
         "n_steps": Dimension((16, 64, 256, 1024)),
+        "batch_size": _BATCH_SIZE,
         "gae_lambda": _GAE_LAMBDA,
         "n_epochs": Dimension((4, 8, 12, 20)),
         "clip_range": Dimension((0.1, 0.2, 0.3, 0.4)),
     },
     "a2c": {
         **_ON_POLICY,
+        "net_arch": _NET_ARCH,
         "n_steps": Dimension((5, 8, 16, 32)),
         "gae_lambda": Dimension((0.9, 0.95, 0.98, 1.0)),
         "vf_coef": Dimension((0.25, 0.4, 0.5, 0.7)),
         "max_grad_norm": Dimension((0.3, 0.5, 1.0, 2.0)),
     },
-    "dqn": {**_OFF_POLICY, "exploration_final_eps": Dimension((0.01, 0.02, 0.05, 0.1))},
-    "qrdqn": {**_OFF_POLICY, "n_quantiles": Dimension((10, 25, 50, 200))},
+    "dqn": {**_OFF_POLICY, "net_arch": _NET_ARCH, "exploration_final_eps": Dimension((0.01, 0.02, 0.05, 0.1))},
+    "qrdqn": {**_OFF_POLICY, "net_arch": _NET_ARCH, "n_quantiles": Dimension((10, 25, 50, 200))},
 }
 """The search space of every agent, by its id. What it does not name stays as the agent is shipped."""
 
@@ -115,6 +122,8 @@ def to_keys(choices: Mapping[str, Any], n_envs: int) -> dict[str, Any]:
         what = keys.pop("normalization")
         keys["normalize"] = what in ("observations", "both")
         keys["normalize_reward"] = what in ("rewards", "both")
+    if "net_arch" in keys:
+        keys["net_arch"] = [int(width) for width in keys["net_arch"].split("-")]
     if "updates_per_step" in keys:
         steps = keys["train_freq"] * n_envs
         keys["gradient_steps"] = max(1, round(keys.pop("updates_per_step") * steps))

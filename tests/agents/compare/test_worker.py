@@ -87,7 +87,7 @@ def test_leftovers_of_killed_runs_are_removed(job):
 def test_a_damaged_run_is_refused(job, content):
     worker.run_here(job)
     RunDirectory(job.path).result.write_text(content)
-    with pytest.raises(UserError, match="is damaged .*: remove it, and the same command repeats it"):
+    with pytest.raises(UserError, match=r"is damaged .*: remove it, and the same command repeats it"):
         read(job.path)
 
 
