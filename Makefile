@@ -41,8 +41,8 @@ format: setup ## put the code into the project's format and fix what can be fixe
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup ## run the benchmarks: learning and speed beside Stable-Baselines3, over many seeds
-	$(BIN)/python benchmarks/foundation.py $(ARGS)
+bench: setup ## add to the published comparison what is missing (ARGS="--jobs 8")
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/published.sh $(ARGS)
 
 docs: setup ## build the documentation into site/, warnings being errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -188,8 +188,12 @@ def make_plan(
     """
     if not envs or not agents:
         raise UserError(f"nothing to compare: give --{'agents' if envs else 'envs'} one id or more")
-    if not 1 <= seeds <= TUNING_SEEDS:
-        raise UserError(f"--seeds must be between 1 and {TUNING_SEEDS:,}, got {seeds}: later ones are for tuning")
+    if seeds < 1:
+        raise UserError(f"no seeds: --seeds must be at least 1, got {seeds}")
+    if seeds > TUNING_SEEDS:
+        raise UserError(
+            f"--seeds must be at most {TUNING_SEEDS:,}, got {seeds:,}: the seeds from there on are for tuning"
+        )
     labels = [label for agent in agents for label in _with_estimators(agent, estimators)]
     for option, given in (("--envs", envs), ("--agents", labels), ("--estimators", estimators)):
         twice = next((text for number, text in enumerate(given) if text in given[:number]), None)

@@ -68,8 +68,8 @@ def test_estimators_multiply_the_agents_that_have_a_choice():
     [
         ([], ["ppo"], 1, "nothing to compare: give --envs one id or more"),
         (CARTPOLE, [], 1, "nothing to compare: give --agents one id or more"),
-        (CARTPOLE, ["ppo"], 0, "--seeds must be between 1 and 10,000,000, got 0"),
-        (CARTPOLE, ["ppo"], TUNING_SEEDS + 1, "later ones are for tuning"),
+        (CARTPOLE, ["ppo"], 0, "no seeds: --seeds must be at least 1, got 0"),
+        (CARTPOLE, ["ppo"], TUNING_SEEDS + 1, "the seeds from there on are for tuning"),
         (CARTPOLE * 2, ["ppo"], 1, "--envs names CartPole-v1 twice"),
         (CARTPOLE, ["ppo", "a2c", "ppo"], 1, "--agents names ppo twice"),
         (CARTPOLE, ["pop"], 1, "unknown agent 'pop' (did you mean 'ppo'?)"),

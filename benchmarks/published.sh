@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The published comparison: all agents on four tasks. What benchmarks/comparison holds already is not run again, so a
+# new agent adds its rows by being named here; remove the folder to repeat everything (about six hours on two cores).
+# Arguments go to every command: `make bench ARGS="--jobs 8"`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+compare() {
+    python -m agents.compare --out benchmarks/comparison "$@"
+}
+
+on_policy=(
+    --agents gumbel-ac reinforce:baseline=value reinforce:baseline=none ppo a2c
+    --estimators st-gumbel-softmax exact score-function rloo
+)
+compare --envs CartPole-v1 --timesteps 50000 --seeds 20 "${on_policy[@]}" "$@"
+compare --envs Acrobot-v1 --timesteps 100000 --seeds 20 "${on_policy[@]}" "$@"
+compare --envs MountainCar-v0 --timesteps 300000 --seeds 10 "${on_policy[@]}" "$@"
+compare --envs LunarLander-v3 --timesteps 500000 --seeds 5 "${on_policy[@]}" "$@"
+
+# As many steps as their settings were tuned for.
+compare --envs CartPole-v1 Acrobot-v1 --agents dqn qrdqn --seeds 20 "$@"
+compare --envs MountainCar-v0 --agents dqn qrdqn --seeds 10 "$@"
+compare --envs LunarLander-v3 --agents dqn qrdqn --seeds 5 "$@"
