@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -57,3 +58,24 @@ def test_bias_table_of_concepts() -> None:
             assert ((gradient.mean(0) - torch.tensor(figures, dtype=torch.float64)).abs() <= 5e-4 + 6 * error).all(), (
                 name
             )
+
+
+@pytest.mark.parametrize(
+    ("statistics", "but", "beginning"),
+    [
+        (("iqm", "band"), "", "| IQM, learning curves | "),
+        (("median",), "70 % at the maximum", "| median | "),
+        (("improvement",), "solved 98 % and 95 %", "| probability of improvement | "),
+    ],
+)
+def test_coverage_table_of_comparisons(statistics: tuple[str, ...], but: str, beginning: str) -> None:
+    coverage = json.loads((ROOT / "benchmarks" / "results" / "coverage.json").read_text(encoding="utf-8"))["coverage"]
+    found = [
+        100 * row["coverage"]
+        for row in coverage
+        if row["statistic"] in statistics and row["method"] == "ours" and row["seeds"] >= 20 and row["law"] != but
+    ]
+    (row,) = re.findall(
+        rf"^{re.escape(beginning)}(.*?) %", (ROOT / "docs" / "comparisons.md").read_text("utf-8"), flags=re.MULTILINE
+    )
+    assert row == f"{min(found):.1f} to {max(found):.1f}"

@@ -63,11 +63,12 @@ def work(stage: Stage, worker: int, on_change: Callable[[], None]) -> None:
             time.sleep(POLL_SECONDS)
             on_change()
             continue
-        study.optimize(
-            lambda trial: _objective(stage, trial, on_change),
-            n_trials=1,
-            catch=(Crashed, Surplus),
-        )
+        try:
+            study.optimize(lambda trial: _objective(stage, trial, on_change), n_trials=1, catch=(Crashed, Surplus))
+        except ValueError as error:
+            # SQLite can hand one waiting trial to two processes, the second of which then has nothing to tell.
+            if "Cannot tell a" not in str(error):
+                raise
         on_change()
 
 
