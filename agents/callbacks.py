@@ -14,11 +14,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.clock import Clock
-from agents.config import PERIODIC_SEEDS, RunConfig
+from agents.config import RunConfig
 from agents.errors import UserError
 from agents.run_directory import RunDirectory
 from agents.saving import save
 from agents.scoring import play
+from agents.seeds import Purpose, episode_seed
 from agents.signals import Signals
 
 # About so many rows are logged beside those of evaluations.
@@ -159,7 +160,7 @@ class PeriodicEvaluation(BetweenUpdates):
         config, milestones = self.session.config, self.session.milestones
         step, every, episodes = self.model.num_timesteps, config.eval_every, config.periodic_episodes
         # Other episodes each time, whatever came before: a resumed run is evaluated as one that never stopped.
-        seed = PERIODIC_SEEDS + config.seed + step // every * episodes
+        seed = episode_seed(Purpose.PERIODIC, config.seed, step // every)
         with self.session.signals.at_once():
             score = play(self.model, self.env, episodes, deterministic=True, seed=seed)
         milestones.next_evaluation = (step // every + 1) * every

@@ -68,11 +68,6 @@ class RunConfig:
         return getattr(self.hyperparameters, "estimator", None)
 
 
-# So far apart that training, periodic and final evaluation never play the same episode: sub-environments take the seeds
-# from a start on, and a resumed run starts from its seed plus its steps.
-PERIODIC_SEEDS = 10**9
-FINAL_SEEDS = 2 * 10**9
-
 # Runs whose results are reported take seeds below, those that choose hyperparameters seeds from here on: nothing is
 # reported on the episodes it was tuned on.
 TUNING_SEEDS = 10**7

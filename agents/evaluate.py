@@ -50,12 +50,12 @@ def evaluate(
     Raises:
         UserError: The run or its model cannot be read.
     """
-    from agents.config import FINAL_SEEDS
     from agents.saving import open_run
     from agents.scoring import environments_for, play
+    from agents.seeds import Purpose, episode_seed
 
     config = run.read_config()
-    seed = FINAL_SEEDS + config.seed if seed is None else seed
+    seed = episode_seed(Purpose.FINAL, config.seed) if seed is None else seed
     model, env = open_run(run, config, environments_for(episodes, config), which=which, device=device, seed=seed)
     try:
         return {

@@ -71,10 +71,10 @@ def record(
     if out.suffix not in SUFFIXES:
         raise UserError(f"--out {out} must end in {' or '.join(SUFFIXES)}")
 
-    from agents.config import FINAL_SEEDS
     from agents.environments import render_modes
     from agents.saving import open_run
     from agents.scoring import seed_everything
+    from agents.seeds import Purpose, episode_seed
 
     # Frames are drawn in memory; without a desktop, SDL complains about the lack of one.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -83,7 +83,7 @@ def record(
     modes = render_modes(config)
     if "rgb_array" not in modes:
         raise UserError(f"{config.env} cannot be recorded: it renders {', '.join(modes) or 'nothing'}, not rgb_array")
-    seed = FINAL_SEEDS + config.seed if seed is None else seed
+    seed = episode_seed(Purpose.FINAL, config.seed) if seed is None else seed
     model, env = open_run(run, config, 1, which=which, device=device, seed=seed, render_mode="rgb_array")
     seed_everything(model, seed)
     try:

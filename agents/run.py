@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.callbacks import Checkpoints, LogRows, Milestones, PeriodicEvaluation, Session, StopOnSignal
 from agents.clock import Clock
-from agents.config import FINAL_SEEDS, PERIODIC_SEEDS, RunConfig
+from agents.config import RunConfig
 from agents.device import prepare_torch
 from agents.environments import (
     find_spec,
@@ -30,6 +30,7 @@ from agents.result import Result, versions
 from agents.run_directory import RunDirectory, check_free, create
 from agents.saving import load, save, statistics_in
 from agents.scoring import environments_for, play
+from agents.seeds import Purpose, episode_seed
 from agents.signals import Signals
 
 # Iterations or episodes until the algorithm would log by itself: the harness does it.
@@ -69,6 +70,8 @@ def train(
     model = config.hyperparameters.build(
         policy_for(env.observation_space), env, timesteps=config.timesteps, seed=config.seed, device=config.device
     )
+    # Building has seeded them with the run's own seed.
+    env.seed(episode_seed(Purpose.TRAINING, config.seed))
     run = create(config, path)
     milestones = Milestones(next_evaluation=config.eval_every, next_checkpoint=config.checkpoint_every)
     return _finish(Session(config, run, milestones, Clock(), Signals(), on_evaluation), model, env, display)
@@ -101,7 +104,8 @@ def resume(
     config = prepare_torch(config, env)
     model = load(config, checkpoint, env, config.device)
     # Not the episodes and actions of the beginning once more.
-    model.set_random_seed((config.seed + model.num_timesteps) % PERIODIC_SEEDS)
+    model.set_random_seed(config.seed + model.num_timesteps)
+    env.seed(episode_seed(Purpose.TRAINING, config.seed, model.num_timesteps))
     session = Session(config, run, milestones, Clock(milestones.train_seconds), Signals())
     return _finish(session, model, env, display)
 
@@ -125,7 +129,7 @@ def _finish(session: Session, model: BaseAlgorithm, env: VecEnv, kind: DisplayKi
 def _learn(session: Session, model: BaseAlgorithm, env: VecEnv, kind: DisplayKind) -> None:
     config, start = session.config, model.num_timesteps
     n_envs = environments_for(config.periodic_episodes, config)
-    evaluation_env = make_evaluation_env(config, n_envs, seed=PERIODIC_SEEDS)
+    evaluation_env = make_evaluation_env(config, n_envs, seed=config.seed)
     share_statistics(env, evaluation_env)
     display = make_display(session, kind)
     callbacks = CallbackList(
@@ -163,7 +167,7 @@ def _learn(session: Session, model: BaseAlgorithm, env: VecEnv, kind: DisplayKin
 def _evaluate(session: Session, model: BaseAlgorithm, env: VecEnv) -> Result:
     """The final evaluation, on episodes that were played neither in training nor in periodic evaluations."""
     config, milestones = session.config, session.milestones
-    episodes, seed = config.eval_episodes, FINAL_SEEDS + config.seed
+    episodes, seed = config.eval_episodes, episode_seed(Purpose.FINAL, config.seed)
     evaluation_env = make_evaluation_env(config, environments_for(episodes, config), seed=seed)
     share_statistics(env, evaluation_env)
     with session.signals.at_once():

@@ -45,6 +45,8 @@ class Options:
     """Runs of a trial, whose mean score counts."""
     confirm: Annotated[int, option(Natural, "N")] = 5
     """How many of the best trials are run again on fresh seeds, to choose among them; 0 for none."""
+    confirm_seeds: Annotated[int, option(Annotated[int, Range(1, 1000)], "N")] = 10
+    """Runs of each of these. An agent that fails on one seed in ten shows it only on many."""
     jobs: Annotated[int | None, option(Count, "N"), hint("(default: one for each core)")] = None
     """Processes."""
     storage: Annotated[str | None, option(str, "URL"), hint("(default: sqlite:///runs/tuning/<env>/<agent>.db)")] = None
@@ -165,7 +167,7 @@ def _run(options: Options, search: Stage) -> Outcome:
         return judge(study, None, chosen)
 
     stage = replace(
-        search, name=f"{search.name}/confirmation", seeds=confirmation_seeds(len(search.seeds)), trials=None
+        search, name=f"{search.name}/confirmation", seeds=confirmation_seeds(options.confirm_seeds), trials=None
     )
     confirmation = open_study(stage)
     present = {trial.user_attrs.get("of") for trial in confirmation.get_trials(deepcopy=False)}
@@ -215,7 +217,8 @@ def _tell(options: Options, search: Stage, outcome: Outcome, configs: Path) -> N
     words = [f"--env {options.env} --agent {options.agent} --trials {options.trials}"]
     words += [f"--timesteps {wanted['timesteps']} --seeds-per-trial {options.seeds_per_trial}"]
     # Not the storage, whose URL may hold a password.
-    words += [f"--confirm {options.confirm}", *(f"--set {shlex.quote(assignment)}" for assignment in options.set)]
+    words += [f"--confirm {options.confirm} --confirm-seeds {options.confirm_seeds}"]
+    words += [f"--set {shlex.quote(assignment)}" for assignment in options.set]
     comments = [f"{blocks.MARK}: python -m agents.tune {' '.join(words)}", f"{blocks.MARK} {origin(outcome, search)}"]
     if not outcome.tuned:
         console.print("the shipped settings won", highlight=False)

@@ -23,10 +23,8 @@ WEIGHT_OF_THE_END = 0.75
 # long episodes of Monte-Carlo agents, would buy more steps than others get.
 OVERSHOOT = 0.05
 
-# The search and the confirmation of its best never share a seed. Within each, runs lie so far apart that they share no
-# episode either: sub-environments and periodic evaluations take the seeds that follow.
-SEED_STEP = 1000
-MOST_SEEDS = TUNING_SEEDS // SEED_STEP
+# The search and the confirmation of its best never share a seed.
+MOST_SEEDS = TUNING_SEEDS
 
 
 class NothingLearnt(Exception):
@@ -35,12 +33,12 @@ class NothingLearnt(Exception):
 
 def search_seeds(number: int) -> tuple[int, ...]:
     """Seeds of every trial's runs: common random numbers."""
-    return tuple(TUNING_SEEDS + SEED_STEP * index for index in range(number))
+    return tuple(TUNING_SEEDS + index for index in range(number))
 
 
 def confirmation_seeds(number: int) -> tuple[int, ...]:
     """Seeds on which the best trials are run once more."""
-    return tuple(2 * TUNING_SEEDS + SEED_STEP * index for index in range(number))
+    return tuple(2 * TUNING_SEEDS + index for index in range(number))
 
 
 def run_score(returns: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shutil
 import signal
@@ -18,13 +19,14 @@ import agents.callbacks
 import agents.run
 from agents.callbacks import LogRows, Session
 from agents.clock import Clock
-from agents.config import FINAL_SEEDS, PERIODIC_SEEDS, resolve
+from agents.config import resolve
 from agents.environments import make_evaluation_env
 from agents.errors import Interrupted, UserError
 from agents.evaluate import evaluate
 from agents.run import resume, train
 from agents.run_directory import RunDirectory
 from agents.scoring import play
+from agents.seeds import Purpose, episode_seed
 from agents.signals import Signals
 from gumbel_rl import make_schedule
 
@@ -87,7 +89,7 @@ def test_the_result_is_true(finished):
     assert told["best_periodic_mean"] == max(evaluations.values())
     assert 0 < told["seconds_to_threshold"] < told["train_seconds"]
     number = 2 if evaluations[600] > evaluations[384] else 1
-    best = evaluate(finished, episodes=20, which="best", seed=PERIODIC_SEEDS + number * 20)
+    best = evaluate(finished, episodes=20, which="best", seed=episode_seed(Purpose.PERIODIC, 0, number))
     assert best["deterministic"].mean == told["best_periodic_mean"]
 
 
@@ -344,14 +346,18 @@ def test_seeds_of_training_and_evaluations_are_apart(tmp_path, monkeypatch):
         return seed(self, start)
 
     monkeypatch.setattr(VecEnv, "seed", spy)
-    short_run(tmp_path / "run", seed=7)
-    kinds = {0: [], PERIODIC_SEEDS: [], FINAL_SEEDS: []}
-    for start, n_envs in seeded:
-        kinds[max(kind for kind in kinds if kind <= start)].append((start, start + n_envs))
-    assert all(kinds.values())
-    assert max(stop for _, stop in kinds[0]) < PERIODIC_SEEDS
-    assert max(stop for _, stop in kinds[PERIODIC_SEEDS]) < FINAL_SEEDS
-    assert SHORT["n_envs"] in {stop - start for start, stop in kinds[0]}
+    played = []
+    for run_seed in (7, 8):
+        seeded.clear()
+        short_run(tmp_path / f"run{run_seed}", seed=run_seed)
+        # The last before learning, two periodic evaluations, and twice the final one.
+        starts = dict.fromkeys(start for start, _ in seeded if start >= 1000)
+        assert len(starts) == 4, seeded
+        assert SHORT["n_envs"] in {n_envs for start, n_envs in seeded if start >= 1000}
+        played += [set(range(start, start + n_envs)) for start, n_envs in dict(seeded).items() if start >= 1000]
+    # Neighbouring runs too: seeds counted from the runs' own would be shared.
+    for one, other in itertools.combinations(played, 2):
+        assert not one & other
 
 
 def test_default_directory(tmp_path, monkeypatch):
