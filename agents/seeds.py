@@ -18,9 +18,9 @@ class Purpose(IntEnum):
 def episode_seed(purpose: Purpose, seed: int, part: int = 0) -> int:
     """Seed of the first of several environments, which take the seeds that follow.
 
-    Environments of neighbouring runs would share most of their seeds if they counted from the runs' own: the runs would
-    be evaluated on nearly the same episodes, and their spread would not show how much that matters. These begin at random
-    below `2**31`, where two rows of a hundred meet with probability 1e-7.
+    Counted from the runs' own seeds, those of neighbouring runs would be nearly the same: all would be evaluated on the
+    same episodes, and the spread over runs would not show how much depends on these. Here they begin anywhere below
+    `2**31`, where two rows of a hundred meet with probability 1e-7.
 
     Args:
         purpose: Of the episodes.

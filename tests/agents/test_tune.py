@@ -467,7 +467,7 @@ def test_writes_the_winning_block(command, tmp_path):
     configs = tmp_path / "configs"
     configs.mkdir()
     file = configs / "a2c.yaml"
-    file.write_text(f"# Mine.\ndefault:\n  n_envs: 8\n{BANDIT}:\n  learning_rate: 1e-7  # too low\n  net_arch: [8]\n")
+    file.write_text(f"# Mine.\ndefault:\n  n_envs: 8\n{BANDIT}:\n  learning_rate: 1e-7  # too low\n  activation: relu\n")
     argv = (*QUICK, "--trials", 4, "--confirm", 2)
     outcome = command(lambda words: main(words, configs), *argv, "--write")
     assert outcome.status == 0, outcome
@@ -476,7 +476,7 @@ def test_writes_the_winning_block(command, tmp_path):
     assert text.startswith("# Mine.\ndefault:\n  n_envs: 8\n")
     assert f"  # Tuned: python -m agents.tune --env {BANDIT} --agent a2c --trials 4 --timesteps 600" in text
     block = yaml.safe_load(text)[BANDIT]
-    assert block["net_arch"] == [8]
+    assert block["activation"] == "relu"
     assert block["timesteps"] == 600
     # train_agent.py gets the settings that won.
     study = optuna.load_study(
