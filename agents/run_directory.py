@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -18,6 +19,8 @@ from agents.errors import UserError
 from agents.result import Result
 
 CHECKPOINTS_KEPT = 3
+# In bytes, of which file systems take 143 (eCryptfs) to 255.
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -111,13 +114,30 @@ class RunDirectory:
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file or directory under a provisional name, and give it its own when it is complete."""
-    provisional = target.with_name(f".{target.name}.partial")
+    provisional = provisional_path(target)
     if provisional.is_dir():
         shutil.rmtree(provisional)
     write(provisional)
     if target.is_dir():
         shutil.rmtree(target)
     os.replace(provisional, target)
+
+
+def provisional_path(target: Path) -> Path:
+    """What `write_atomically` calls a file or directory that is not complete; one may stay behind if it is killed."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def file_name(text: str) -> str:
+    """A name for a file that every file system takes. Texts may share it."""
+    return re.sub(r"[^\w.+=,@-]+", "-", text)
+
+
+def unique_file_name(text: str) -> str:
+    """A name for a file that every file system takes, and that no two texts share."""
+    plain = text.replace(":", "@")  # which no id has
+    name = file_name(plain).encode()[:LONGEST_NAME].decode(errors="ignore")
+    return name if name == plain else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def create(config: RunConfig, path: Path | None) -> RunDirectory:
@@ -140,7 +160,7 @@ def create(config: RunConfig, path: Path | None) -> RunDirectory:
 
 
 def _new_path(config: RunConfig) -> Path:
-    parent = Path("runs") / re.sub(r"[^\w.+-]+", "-", config.env) / config.agent
+    parent = Path("runs") / file_name(config.env) / config.agent
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-seed{config.seed}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(path for name in names if not (path := parent / name).exists())

@@ -51,6 +51,23 @@ class Signals:
 
 
 @contextmanager
+def terminating() -> Iterator[None]:
+    """Raise `Interrupted` in here when SIGTERM comes, as SIGINT raises KeyboardInterrupt."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Interrupted
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def ignored_by_children() -> Iterator[None]:
     """Processes started in here ignore SIGINT, which a terminal sends to all: this one stops them when it is ready."""
     if threading.current_thread() is not threading.main_thread():

@@ -20,6 +20,7 @@ import tyro
 from agents.command_line import hint, option, parse, path, run_command
 from agents.conversion import Count, Natural
 from agents.errors import UserError
+from agents.signals import terminating
 
 IDS = tyro.conf.arg(metavar="ID [ID ...]", help_behavior_hint="(required)")
 OWN = tyro.conf.arg(metavar="ID [ID ...]", help_behavior_hint="(default: each agent's own)")
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Raises:
         UserError: Something in it is wrong.
+        Interrupted: A signal came.
         SystemExit: Runs failed; the report lists them.
     """
     options = parse(Options, argv, prog="python -m agents.compare", description=__doc__ or "")
@@ -72,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
 
     words = sys.argv[1:] if argv is None else argv
     plan.commands.append(shlex.join(["python", "-m", "agents.compare", *words]))
-    compare(plan, options.out, jobs=options.jobs, cluster=options.cluster)
+    with terminating():
+        compare(plan, options.out, jobs=options.jobs, cluster=options.cluster)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.compare.plan import Cell, Plan
+from agents.compare.plan import Cell, Plan, check_comparable
 from agents.config import TUNING_SEEDS, RunConfig
 from agents.environments import find_spec, make_evaluation_env, make_training_env, policy_for
 from agents.errors import UserError
@@ -26,12 +26,18 @@ def sift(plan: Plan) -> Plan:
     """The plan without what is not applicable, which it lists with the reason, and with settled thresholds.
 
     Raises:
-        UserError: An environment cannot be made, a setting is refused, or nothing is left.
+        UserError: An environment cannot be made, a setting is refused, rows cannot be compared, or nothing is left.
     """
     kept: list[Cell] = []
     refused: list[dict[str, str]] = []
     for cell in plan.cells:
-        reason = _check(cell)
+        try:
+            reason = _check(cell)
+        except UserError:
+            raise
+        except Exception as error:  # whatever an environment's constructor or module raises
+            told = f"{type(error).__name__}: {error}".rstrip(": ")
+            raise UserError(f"{cell.label} on {cell.env} cannot be built: {told}") from error
         if reason is None:
             threshold = cell.config.threshold
             if threshold is None:
@@ -41,6 +47,7 @@ def sift(plan: Plan) -> Plan:
             refused.append({"env": cell.env, "agent": cell.label, "reason": reason})
     if not kept:
         raise UserError(f"nothing to compare: {'; '.join(entry['reason'] for entry in refused)}")
+    check_comparable(kept)
     return replace(plan, cells=kept, not_applicable=refused)
 
 

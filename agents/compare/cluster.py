@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,22 @@ class Cluster:
         for reference in list(self._busy.values()):
             self._ray.cancel(reference, force=True)
         self._ray.shutdown()
+
+
+def check_modules(environments: Iterable[str]) -> None:
+    """Refuse environments, written `module:Id-v0`, of modules that the workers cannot have.
+
+    Raises:
+        UserError: A module is neither sent there nor part of an installed package.
+    """
+    for env in environments:
+        module = env.rpartition(":")[0]
+        top = module.partition(".")[0]
+        if module and top not in SHIPPED and top not in importlib.metadata.packages_distributions():
+            raise UserError(
+                f"--cluster: {env} comes from a module of your own, and these are not sent there: make a package of "
+                f"{top} and install it on every machine, this one included"
+            )
 
 
 def call_with(call: Callable[[Any], Any], item: Any) -> Any:

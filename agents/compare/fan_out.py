@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-import time
+import signal
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -17,17 +16,19 @@ from typing import Any, Generic, Protocol, TypeVar
 import joblib
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
-from joblib.parallel import ParallelBackendBase
 
+from agents.errors import Interrupted
+from agents.processes import end_with_parent, shared_cores
 from agents.signals import ignored_by_children
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 Call = Callable[[Any], "Answer"]
 
-# How soon a process notices that the command which started it is gone, and a command that its cluster has grown.
-WATCH_SECONDS = 0.5
+# How soon a command notices that its cluster has grown.
 LOOK_SECONDS = 10.0
+# How often to try an item whose process dies under it: in a crash, of want of memory, with the machine.
+ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,10 @@ def fan_out(
     jobs: int | None = None,
     cluster: str | None = None,
     started: Callable[[Item], None] | None = None,
-    attempts: int = 2,
 ) -> Generator[Finished[Item, Value], None, None]:
     """Apply a function to every item, several at a time, each in a process of its own that is used again for the next.
 
-    An item that fails, or whose process dies, harms no other.
+    An item that fails harms no other. One whose process dies, or is told to end (`Interrupted`), is tried again.
 
     Args:
         function: Pickled by its name: workers import its module.
@@ -85,7 +85,6 @@ def fan_out(
         cluster: `HOST:PORT` of a running Ray cluster, or `auto` for the one on this machine, which is to do the work.
             This project's code is sent there.
         started: Called with each item as it is started, again if it is tried again.
-        attempts: How often to try an item whose process dies under it: in a crash, of want of memory, with the machine.
 
     Returns:
         What became of each item, in the order in which they finish. Close it to stop early (`contextlib.closing`), and
@@ -101,19 +100,24 @@ def fan_out(
         from agents.compare.cluster import Cluster
 
         workplace = Cluster(cluster, jobs)
-    return _work(workplace, partial(answer, function), items, started, attempts)
+    return _work(workplace, partial(answer, function), items, started)
 
 
 def answer(function: Callable[[Item], Value], item: Item) -> Answer:
     """Call the function, in a worker."""
     try:
         return Answer(function(item))
+    except Interrupted:
+        # A signal told this process to end, and the function cleaned up first. It says nothing about the item.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise
     except BaseException as error:  # also SystemExit, which would otherwise pass for a crash
         return Answer(error=f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "))
 
 
 def _work(
-    workplace: Workplace, call: Call, items: Sequence[Item], started: Callable[[Item], None] | None, attempts: int
+    workplace: Workplace, call: Call, items: Sequence[Item], started: Callable[[Item], None] | None
 ) -> Generator[Finished[Item, Any], None, None]:
     waiting = deque((item, 1) for item in items)
     busy: dict[Future[Answer], tuple[Item, int]] = {}
@@ -133,7 +137,7 @@ def _work(
                 item, attempt = busy.pop(future)
                 failure = future.exception()
                 death = None if failure is None else workplace.death(failure)
-                if death is not None and attempt < attempts:
+                if death is not None and attempt < ATTEMPTS:
                     waiting.append((item, attempt + 1))
                     continue
                 if failure is None:
@@ -165,8 +169,7 @@ class Processes:
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
-        threads = str(max(1, joblib.cpu_count() // jobs))
-        self._env = dict.fromkeys(ParallelBackendBase.MAX_NUM_THREADS_VARS, threads)
+        self._env = shared_cores(jobs, joblib.cpu_count())
         self._last: dict[ProcessPoolExecutor, Future[Answer]] = {}
         # Loky replaces a process that has grown between two items. That is welcome, and nothing to tell the user.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
@@ -201,15 +204,3 @@ class Processes:
         """Kill them, with all processes that they started."""
         for executor in self._last:
             executor.shutdown(kill_workers=True)
-
-
-def end_with_parent(parent: int) -> None:
-    """Have this process end soon after its parent, which may be killed without a chance to end it."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
-        os._exit(1)
-
-    if os.name == "posix":  # elsewhere a dead parent stays the parent
-        threading.Thread(target=watch, name="watch-parent", daemon=True).start()

@@ -1,4 +1,4 @@
-"""What a comparison shows while it runs: a table of the returns so far and a bar with the time left."""
+"""What a comparison shows while it runs: a bar with the time left and a table of the returns so far."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from scipy.stats import trim_mean
 from agents.compare.plan import Job
 
 REFRESHES_PER_SECOND = 2
+# Lines of a terminal that are no rows: the bar, the table's head, how many rows are left out, and one to spare.
+OTHER_LINES = 4
 
 
 class Row:
@@ -27,6 +29,13 @@ class Row:
         self.returns: list[float] = []
         self.seconds: list[float] = []
         self.timesteps = 0
+        self.running: set[int] = set()
+        """Seeds: one whose process died is started once more."""
+
+    @property
+    def left(self) -> int:
+        """Runs that did not come to an end yet."""
+        return self.total - len(self.returns) - self.failed
 
 
 class Display:
@@ -49,11 +58,16 @@ class Display:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Show progress in here."""
+        self.began = time.perf_counter()
         yield
 
     def known(self, env: str, label: str, score: float) -> None:
         """A run was finished before."""
         self.rows[env, label].returns.append(score)
+
+    def started(self, job: Job) -> None:
+        """A run is under way."""
+        self.rows[job.config.env, job.label].running.add(job.config.seed)
 
     def finished(self, job: Job, score: float, seconds: float) -> None:
         """A run is finished.
@@ -64,13 +78,16 @@ class Display:
             seconds: Of training.
         """
         row = self.rows[job.config.env, job.label]
+        row.running.discard(job.config.seed)
         row.returns.append(score)
         row.seconds.append(seconds)
         self.tell(f"{job}: return {score:.1f}, {seconds:.1f} s")
 
     def failed(self, job: Job, reason: str) -> None:
         """A run failed."""
-        self.rows[job.config.env, job.label].failed += 1
+        row = self.rows[job.config.env, job.label]
+        row.running.discard(job.config.seed)
+        row.failed += 1
         self.tell(f"{job} failed: {reason}")
 
     def tell(self, line: str) -> None:
@@ -97,7 +114,7 @@ class Display:
         for row in self.rows.values():
             # An agent that has not been seen yet is taken to be as quick, a step, as those that have.
             each = sum(row.seconds) / len(row.seconds) if row.seconds else row.timesteps * seconds / steps
-            rest += each * (row.total - len(row.returns) - row.failed)
+            rest += each * row.left
         # Seconds of training, several runs at a time, become those that pass.
         return rest * (time.perf_counter() - self.began) / seconds
 
@@ -107,7 +124,7 @@ class Display:
 
 
 class LiveTable(Display):
-    """A table and a bar, kept up to date in place: for a terminal."""
+    """A bar and a table, kept up to date in place: for a terminal."""
 
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
         super().__init__(jobs, console)
@@ -123,7 +140,10 @@ class LiveTable(Display):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        with Live(console=self.console, refresh_per_second=REFRESHES_PER_SECOND, get_renderable=self.render):
+        with (
+            super().running(),
+            Live(console=self.console, refresh_per_second=REFRESHES_PER_SECOND, get_renderable=self.render),
+        ):
             yield
 
     def tell(self, line: str) -> None:
@@ -132,24 +152,35 @@ class LiveTable(Display):
             self.console.print(line, markup=False, highlight=False, style="red")
 
     def render(self) -> Group:
-        """Table and bar as of now."""
+        """Bar and table as of now, cut to the terminal's height: rich would crop what is beyond."""
         elapsed = f"{clock(time.perf_counter() - self.began)} gone"
         self.bar.update(self.task, completed=self.done, description=f"{elapsed}{self._left()}")
-        return Group(self.table(), self.bar)
+        room = max(1, self.console.size.height - OTHER_LINES)
+        rows = list(self.rows.items())
+        if len(rows) <= room:
+            return Group(self.bar, _table(rows))
+        rows.sort(key=lambda item: item[1].left == 0)  # what is done has no news
+        hidden = [row for _, row in rows[room:]]
+        note = f"and {len(hidden)} more, {sum(row.left == 0 for row in hidden)} of them done"
+        return Group(self.bar, _table(rows[:room]), Text(note, style="dim"))
 
-    def table(self) -> Table:
-        """The returns so far."""
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in ("environment", "agent", "runs", "return, IQM", "s a run"):
-            table.add_column(column, justify="left" if column in ("environment", "agent") else "right")
-        for (env, label), row in self.rows.items():
-            runs = Text(f"{len(row.returns)}/{row.total}")
-            if row.failed:
-                runs.append(f" {row.failed} failed", style="red")
-            score = f"{trim_mean(row.returns, 0.25):.1f}" if row.returns else ""
-            pace = f"{sum(row.seconds) / len(row.seconds):.1f}" if row.seconds else ""
-            table.add_row(env, label, runs, score, pace)
-        return table
+
+def _table(rows: Sequence[tuple[tuple[str, str], Row]]) -> Table:
+    """The returns so far, a line each."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("environment", "agent"):
+        table.add_column(column, no_wrap=True)
+    for column in ("runs", "running", "return, IQM", "s a run"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for (env, label), row in rows:
+        runs = Text(f"{len(row.returns)}/{row.total}")
+        if row.failed:
+            runs.append(f" {row.failed} failed", style="red")
+        running = str(len(row.running)) if row.running else ""
+        score = f"{trim_mean(row.returns, 0.25):.1f}" if row.returns else ""
+        pace = f"{sum(row.seconds) / len(row.seconds):.1f}" if row.seconds else ""
+        table.add_row(Text(env), Text(label), runs, running, score, pace)
+    return table
 
 
 def clock(seconds: float) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from agents.compare.labels import parse_label, with_estimators
 from agents.config import TUNING_SEEDS, RunConfig, resolve
 from agents.errors import UserError
-from agents.run_directory import RunDirectory, write_atomically
+from agents.run_directory import RunDirectory, unique_file_name, write_atomically
 
 # Raised whenever an old plan could no longer be read.
 FORMAT = 1
@@ -105,13 +102,14 @@ class Plan:
         """This plan with the rows and seeds of another one.
 
         Raises:
-            UserError: A row is in both with different settings.
+            UserError: A row is in both with different settings, or rows of an environment cannot be compared.
         """
         cells = {(cell.env, cell.label): cell for cell in self.cells}
         for cell in other.cells:
             known = cells.get((cell.env, cell.label), cell)
             check_same(known, cell)
             cells[cell.env, cell.label] = replace(known, seeds=tuple(sorted({*known.seeds, *cell.seeds})))
+        check_comparable(cells.values())
         return replace(
             self,
             cells=list(cells.values()),
@@ -156,14 +154,8 @@ class Plan:
 
 def job(out: Path, cell: Cell, seed: int) -> Job:
     """A run of a row."""
-    path = out / "runs" / file_name(cell.env) / file_name(cell.label) / f"seed{seed}"
+    path = out / "runs" / unique_file_name(cell.env) / unique_file_name(cell.label) / f"seed{seed}"
     return Job(cell.label, replace(cell.config, seed=seed), path)
-
-
-def file_name(text: str) -> str:
-    """A name that every file system takes, and no two texts share."""
-    name = re.sub(r"[^\w.+=,@-]+", "-", text.replace(":", "@"))
-    return name if name == text.replace(":", "@") else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def make_plan(
@@ -194,7 +186,7 @@ def make_plan(
         raise UserError(
             f"--seeds must be at most {TUNING_SEEDS:,}, got {seeds:,}: the seeds from there on are for tuning"
         )
-    labels = [label for agent in agents for label in _with_estimators(agent, estimators)]
+    labels = [label for agent in agents for label in with_estimators(agent, estimators)]
     for option, given in (("--envs", envs), ("--agents", labels), ("--estimators", estimators)):
         twice = next((text for number, text in enumerate(given) if text in given[:number]), None)
         if twice is not None:
@@ -206,55 +198,34 @@ def make_plan(
             # Finished or not at all: checkpoints would only cost time. A killed run begins anew, for the same result.
             layered = {"checkpoint_every": 0, **(keys or {}), **overrides, "env": env, "agent": agent, "seed": 0}
             plan.cells.append(Cell(label, resolve(layered), tuple(range(seeds))))
-        _check_comparable([cell for cell in plan.cells if cell.env == env])
+    check_comparable(plan.cells, settled=False)
     return plan
-
-
-def _with_estimators(label: str, estimators: Sequence[str]) -> list[str]:
-    agent, overrides = parse_label(label)
-    # REINFORCE has but one, and the peers none.
-    if not estimators or agent == "reinforce" or resolve({"agent": agent}).estimator is None:
-        return [label]
-    if "estimator" in overrides:
-        raise UserError(f"{label} already says which estimator: leave out --estimators, or the estimator there")
-    return [f"{label}{',' if overrides else ':'}estimator={estimator}" for estimator in estimators]
-
-
-def parse_label(label: str) -> tuple[str, dict[str, Any]]:
-    """Agent and overrides of a label such as `gumbel-ac:estimator=rloo,net_arch=[32, 32]`.
-
-    Raises:
-        UserError: It is not written so.
-    """
-    agent, colon, rest = label.partition(":")
-    # A comma parts two overrides only where another key follows: lists have commas too.
-    overrides: dict[str, Any] = {}
-    for assignment in re.split(r",(?=\s*\w+=)", rest) if colon else []:
-        key, equals, value = assignment.partition("=")
-        key = key.strip()
-        if not key or not equals:
-            raise UserError(f"agent {label!r} must be written AGENT:KEY=VALUE,KEY=VALUE")
-        if key in ("agent", "env", "seed") or key in overrides:
-            raise UserError(f"agent {label!r} cannot give {key}{' twice' if key in overrides else ''}")
-        try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"agent {label!r}: the value of {key} is not YAML: {error}") from error
-    return agent, overrides
 
 
 # Agents on one environment are compared only where these are the same.
 SHARED = ("env_kwargs", "threshold", "eval_episodes", "periodic_episodes")
 
 
-def _check_comparable(cells: Sequence[Cell]) -> None:
-    first = cells[0]
-    for cell in cells[1:]:
+def check_comparable(cells: Iterable[Cell], *, settled: bool = True) -> None:
+    """Refuse rows of an environment whose returns do not mean the same.
+
+    Args:
+        cells: Rows.
+        settled: Whether a threshold of None says that there is none. Before, it stands for the environment's own.
+
+    Raises:
+        UserError: There are such rows.
+    """
+    first: dict[tuple[str, str], Cell] = {}
+    for cell in cells:
         for key in SHARED:
-            one, other = first.settings[key], cell.settings[key]
+            if key == "threshold" and cell.config.threshold is None and not settled:
+                continue
+            known = first.setdefault((cell.env, key), cell)
+            one, other = known.settings[key], cell.settings[key]
             if one != other:
                 raise UserError(
-                    f"{first.label} and {cell.label} cannot be compared on {cell.env}: "
+                    f"{known.label} and {cell.label} cannot be compared on {cell.env}: "
                     f"their {key} differ, {one!r} and {other!r}"
                 )
 

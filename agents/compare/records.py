@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ VALUES = (
     "load",
 )
 ORIGIN = ("versions", "machine")
+# Values that may be null.
+OPTIONAL = ("steps_to_threshold", "seconds_to_threshold", "load")
+
+
+class Unusable(Exception):
+    """A run's files are damaged, or hold numbers that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ def read(path: Path) -> Record:
     """Read a finished run.
 
     Raises:
-        UserError: It is damaged.
+        Unusable: It has nothing to compare.
+        UserError: It cannot be read.
     """
     run = RunDirectory(path)
     try:
@@ -79,11 +87,22 @@ def read(path: Path) -> Record:
             [round(float(row["eval/mean_reward"]), 3) for row in rows],
         )
         record = Record({key: result[key] for key in VALUES}, {key: result[key] for key in ORIGIN}, curve)
-        float(record.seed), float(record.score)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"the run {path} is damaged ({reason}): remove it, and the same command repeats it") from error
+        _check_finite(record)
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError) as error:
+        raise Unusable(f"{type(error).__name__}: {error}") from error
+    except OSError as error:
+        # Nothing is known to be wrong with it: it may be another user's, or the disk's fault.
+        raise UserError(f"cannot read the run {path}: {error.strerror}") from error
     return record
+
+
+def _check_finite(record: Record) -> None:
+    """Of anything else statistics come to nothing, and JSON has no words for it."""
+    numbers = {key: [value] for key, value in record.values.items() if value is not None or key not in OPTIONAL}
+    for name, values in (numbers | asdict(record.curve)).items():
+        wrong = [value for value in values if not math.isfinite(value)]
+        if wrong:
+            raise Unusable(f"{name} is {wrong[0]}")
 
 
 def to_entry(record: Record, origins: list[Mapping[str, Any]]) -> dict[str, Any]:

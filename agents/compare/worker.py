@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from agents.compare.plan import Job
+from agents.compare.records import read
 from agents.run import train
 from agents.run_directory import RunDirectory
 
@@ -25,7 +26,7 @@ def run_here(job: Job) -> None:
     """Run, and leave the finished run directory in its place, whole.
 
     Raises:
-        Exception: The run failed. Nothing is left of it.
+        Exception: The run failed, or came to nothing that can be compared. Nothing is left of it.
     """
     job.path.parent.mkdir(parents=True, exist_ok=True)
     attempt = _attempt(job.path)
@@ -97,3 +98,4 @@ def _train(job: Job, path: Path) -> None:
         # They would run through the table that the command shows, once for each process.
         warnings.simplefilter("ignore")
         train(job.config, path)
+    read(path)

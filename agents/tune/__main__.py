@@ -23,6 +23,7 @@ from agents.command_line import hint, option, parse, path, run_command
 from agents.config import CONFIGS, parse_assignments, read_mapping, resolve
 from agents.conversion import Count, Natural, Range
 from agents.errors import Interrupted, UserError
+from agents.signals import terminating
 
 if TYPE_CHECKING:
     from agents.tune.report import Outcome
@@ -81,8 +82,6 @@ def main(argv: Sequence[str] | None = None, configs: Path = CONFIGS) -> None:
         raise UserError(f"--out {options.out}: there is no directory {options.out.parent}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-    from agents.tune.work import terminating
-
     search = _search(options, configs)
     with terminating():
         try:
@@ -100,7 +99,8 @@ def _search(options: Options, configs: Path) -> Stage:
     """
     from agents.tune.objective import search_seeds
     from agents.tune.spaces import find_space, searched_keys
-    from agents.tune.study import Stage, default_storage
+    from agents.tune.storage import default_storage
+    from agents.tune.study import Stage
 
     keys = parse_assignments(options.set)
     timesteps = {} if options.timesteps is None else {"timesteps": options.timesteps}

@@ -1,8 +1,7 @@
-"""The Optuna study: where it is kept, how it proposes and prunes, and which of its trials count."""
+"""The Optuna study: how it proposes and prunes, and which of its trials count."""
 
 from __future__ import annotations
 
-import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,19 +14,15 @@ import numpy as np
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
 
 from agents.errors import UserError
 from agents.tune.objective import EVALUATIONS
 from agents.tune.spaces import CHOICES, Space, find_space
+from agents.tune.storage import open_storage
 
 # Trials between the shipped settings and the sampler's proposals: a Latin hypercube in which every choice of every
 # dimension comes up three times, the same cells for every agent.
 DESIGN = 3 * CHOICES
-
-# A trial whose process has not been heard of for so many seconds is taken over.
-HEARTBEAT_SECONDS = 10
-GRACE_SECONDS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,46 +63,6 @@ class Stage:
             "seeds": list(self.seeds),
             "space": {name: list(dimension.choices) for name, dimension in self.space.items()},
         }
-
-
-def default_storage(env: str, agent: str) -> str:
-    """A SQLite file under `runs/tuning`, whose directory is made."""
-    path = Path("runs") / "tuning" / re.sub(r"[^\w.+-]+", "-", env) / f"{agent}.db"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the directory {path.parent}: {error.strerror}") from error
-    return f"sqlite:///{path}"
-
-
-def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """The storage.
-
-    Raises:
-        UserError: It cannot be reached.
-    """
-    shown = url
-    try:
-        parsed = make_url(url)
-        shown = parsed.render_as_string(hide_password=True)
-        sqlite = parsed.get_backend_name() == "sqlite"
-        if sqlite and parsed.database in (None, "", ":memory:"):
-            raise UserError(f"--storage {shown} is in memory, where it can be neither shared nor resumed: name a file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return optuna.storages.RDBStorage(
-                url,
-                # SQLite locks the file for each write; others drop connections that idled through a long trial.
-                engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True},
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=GRACE_SECONDS,
-                heartbeat_stale_trial_callback=requeue,
-            )
-    except UserError:
-        raise
-    except Exception as error:  # each database driver has its own
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--storage {shown} cannot be used, it must be a database URL: {reason}") from error
 
 
 def open_study(stage: Stage, worker: int = 0) -> optuna.Study:
@@ -201,12 +156,6 @@ def choose(trial: optuna.Trial, space: Space) -> dict[str, Any]:
         else trial.suggest_categorical(name, dimension.choices)
         for name, dimension in space.items()
     }
-
-
-def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Enqueue once more a trial that was not finished through no fault of its settings."""
-    kept = {key: value for key, value in trial.user_attrs.items() if key in ("design", "fixed", "of", "shipped")}
-    study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params}, user_attrs=kept)
 
 
 def counts(trial: FrozenTrial) -> bool:

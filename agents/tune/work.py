@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -13,18 +12,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from agents.errors import Interrupted, UserError
+from agents.processes import end_with_parent, environment, shared_cores
+from agents.signals import terminating
 from agents.tune.objective import NothingLearnt, score
 from agents.tune.spaces import to_keys
-from agents.tune.study import GRACE_SECONDS, Stage, choose, counts, open_study, requeue
+from agents.tune.storage import GRACE_SECONDS, requeue
+from agents.tune.study import Stage, choose, counts, open_study
 
 POLL_SECONDS = 1.0
+# For a process that is to end, to give its trial back.
+PATIENCE_SECONDS = 10.0
 
 
 class Crashed(Exception):
@@ -63,12 +66,7 @@ def work(stage: Stage, worker: int, on_change: Callable[[], None]) -> None:
             time.sleep(POLL_SECONDS)
             on_change()
             continue
-        try:
-            study.optimize(lambda trial: _objective(stage, trial, on_change), n_trials=1, catch=(Crashed, Surplus))
-        except ValueError as error:
-            # SQLite can hand one waiting trial to two processes, the second of which then has nothing to tell.
-            if "Cannot tell a" not in str(error):
-                raise
+        study.optimize(lambda trial: _objective(stage, trial, on_change), n_trials=1, catch=(Crashed, Surplus))
         on_change()
 
 
@@ -103,9 +101,6 @@ def _objective(stage: Stage, trial: optuna.Trial, on_change: Callable[[], None])
         return float(same.value or 0.0)
 
     def on_evaluation(step: int, mean: float) -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():
-            raise Interrupted
         # A run may be evaluated twice within a step, at its end.
         if step not in reported:
             reported.add(step)
@@ -175,10 +170,11 @@ def run_stage(stage: Stage, jobs: int, on_change: Callable[[], None]) -> None:
         return
     # Forking is no way to treat a process with torch's threads.
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_process, args=(stage, worker)) for worker in range(jobs)]
+    processes = [context.Process(target=_process, args=(stage, worker, os.getpid())) for worker in range(jobs)]
     try:
-        for process in processes:
-            process.start()
+        with environment(shared_cores(jobs, os.cpu_count() or 1)):
+            for process in processes:
+                process.start()
         while any(process.is_alive() for process in processes):
             for process in processes:
                 process.join(POLL_SECONDS / jobs)
@@ -195,7 +191,8 @@ def run_stage(stage: Stage, jobs: int, on_change: Callable[[], None]) -> None:
         raise UserError(f"all processes of {stage.name} ended early, with status {codes}; the same command goes on")
 
 
-def _process(stage: Stage, worker: int) -> None:
+def _process(stage: Stage, worker: int, parent: int) -> None:
+    end_with_parent(parent, PATIENCE_SECONDS)
     # Ctrl-C reaches the whole group of a terminal's foreground: the parent alone is to hear it, and to say who stops.
     if sys.platform != "win32":
         os.setpgrp()
@@ -204,17 +201,3 @@ def _process(stage: Stage, worker: int) -> None:
             work(stage, worker, lambda: None)
         except Interrupted:
             sys.exit(130)
-
-
-@contextmanager
-def terminating() -> Iterator[None]:
-    """Raise `Interrupted` in here when SIGTERM comes, as SIGINT raises KeyboardInterrupt."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

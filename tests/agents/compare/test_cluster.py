@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 import agents
+from agents.compare.cluster import check_modules
 from agents.compare.fan_out import fan_out
-from agents.errors import UserError
+from agents.errors import Interrupted, UserError
 
 ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
@@ -116,14 +117,18 @@ def fail(how: str) -> str:
         raise ValueError("two\nlines")
     if how == "die":
         os._exit(1)
+    if how == "told to end":
+        raise Interrupted
     return how
 
 
 def test_errors_and_deaths_are_the_items_own(cluster):
-    errors = {done.item: done.error for done in fan_out(fail, ["raise", "die", "fine"], cluster=cluster.address)}
+    items = ["raise", "die", "told to end", "fine"]
+    errors = {done.item: done.error for done in fan_out(fail, items, cluster=cluster.address)}
     assert errors == {
         "raise": "ValueError: two lines",
         "die": "its process died 2 times, the last time of WorkerCrashedError",
+        "told to end": "its process died 2 times, the last time of WorkerCrashedError",
         "fine": None,
     }
 
@@ -167,3 +172,12 @@ def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r'pip install "gumbel-rl\[cluster\]"'):
         fan_out(fail, ["fine"], cluster="auto")
+
+
+def test_environments_of_the_users_own_modules_are_refused(tmp_path, monkeypatch):
+    # Sent along, or installed as a package there as here.
+    check_modules(
+        ["CartPole-v1", "gumbel_rl/FactoredBandit-v0", "envs:X-v0", "envs.bandit:X-v0", "gymnasium.envs:X-v0"]
+    )
+    with pytest.raises(UserError, match=r"--cluster: my_games\.chess:Chess-v0 comes from a module of your own"):
+        check_modules(["CartPole-v1", "my_games.chess:Chess-v0"])

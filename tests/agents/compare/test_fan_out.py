@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agents.compare.fan_out import LOOK_SECONDS, fan_out
+from agents.errors import Interrupted
 
 
 def square(number: int) -> tuple[int, int]:
@@ -96,19 +97,25 @@ def die_or_count(item: tuple[str, Path]) -> int:
         os.kill(os.getpid(), signal.SIGSEGV if name.startswith("segfault") else signal.SIGKILL)
     if name.startswith("exit"):
         os._exit(7)
+    if name.startswith("told") and tries == 1:
+        raise Interrupted
+    if name.startswith("always told"):
+        raise Interrupted
     time.sleep(0.1)
     return tries
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_process_that_dies_harms_only_its_own_item(tmp_path, jobs):
-    names = ["good-1", "segfault", "good-2", "once", "exit", "good-3"]
+    names = ["good-1", "segfault", "good-2", "once", "exit", "told to end", "always told", "good-3"]
     results = list(fan_out(die_or_count, [(name, tmp_path) for name in names], jobs=jobs))
     assert sorted(done.item[0] for done in results) == sorted(names)
     found = {done.item[0]: done for done in results}
     # Those beside the dead ones were not even disturbed.
     assert [found[f"good-{i}"].value for i in (1, 2, 3)] == [1, 1, 1]
     assert found["once"].value == 2
+    assert found["told to end"].value == 2
+    assert found["always told"].error == "its process died 2 times, the last time of SIGTERM(-15)"
     assert found["segfault"].error == "its process died 2 times, the last time of SIGSEGV(-11)"
     assert found["exit"].error == "its process died 2 times, the last time of EXIT(7)"
     assert (tmp_path / "segfault").stat().st_size == 2

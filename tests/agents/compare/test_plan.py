@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import gymnasium as gym
 import pytest
 
 from agents.compare.applicability import missing_random_returns, random_return, sift
-from agents.compare.plan import Plan, file_name, make_plan, parse_label
+from agents.compare.labels import parse_label
+from agents.compare.plan import Plan, make_plan
 from agents.config import TUNING_SEEDS, resolve
 from agents.errors import UserError
+from agents.run_directory import unique_file_name
 
 CARTPOLE = ["CartPole-v1"]
 
@@ -79,7 +82,12 @@ def test_estimators_multiply_the_agents_that_have_a_choice():
         (CARTPOLE, ["ppo:seed=3"], 1, "cannot give seed"),
         (CARTPOLE, ["ppo:gamma=0.9,gamma=0.8"], 1, "cannot give gamma twice"),
         (CARTPOLE, ["ppo:net_arch=[3"], 1, "the value of net_arch is not YAML"),
-        (CARTPOLE, ["ppo", "a2c:threshold=3"], 1, "ppo and a2c:threshold=3 cannot be compared on CartPole-v1"),
+        (
+            CARTPOLE,
+            ["ppo", "ppo:threshold=4", "a2c:threshold=3"],
+            1,
+            "ppo:threshold=4 and a2c:threshold=3 cannot be compared on CartPole-v1: their threshold differ, 4.0",
+        ),
         (CARTPOLE, ["ppo", "a2c:env_kwargs={max_episode_steps: 3}"], 1, "their env_kwargs differ"),
     ],
 )
@@ -115,6 +123,36 @@ def test_thresholds_are_settled_and_mistakes_found_before_anything_runs():
         sift(make_plan(CARTPOLE, ["gumbel-ac:estimator=exat"], 1))
     with pytest.raises(UserError, match="nothing to compare: dqn does not support"):
         sift(make_plan(["tiny/ActMultiDiscrete-v0"], ["dqn"], 1))
+
+
+def test_thresholds_are_compared_once_they_are_settled():
+    plan = sift(make_plan(CARTPOLE, ["reinforce:threshold=475", "reinforce"], 1))
+    assert [cell.config.threshold for cell in plan.cells] == [475.0, 475.0]
+    with pytest.raises(UserError, match=r"reinforce and reinforce:threshold=9 .* their threshold differ, 475.0 and 9"):
+        sift(make_plan(CARTPOLE, ["reinforce", "reinforce:threshold=9"], 1))
+
+
+@pytest.mark.parametrize("key", ["threshold=9", "env_kwargs={max_episode_steps: 3}", "eval_episodes=7"])
+def test_what_is_added_must_be_comparable_with_what_is_there(key):
+    """Under labels of their own, so that no row has two meanings."""
+    first = sift(make_plan(CARTPOLE, ["reinforce"], 1))
+    with pytest.raises(UserError, match=f"cannot be compared on CartPole-v1: their {key.partition('=')[0]} differ"):
+        first.extended(sift(make_plan(CARTPOLE, [f"reinforce:{key}"], 1)))
+    # Another environment is another matter.
+    more = first.extended(sift(make_plan(["Acrobot-v1"], [f"reinforce:{key}"], 1)))
+    assert len(more.cells) == 2
+
+
+def broken(**kwargs):
+    raise RuntimeError("no such\nmachine")
+
+
+def test_an_environment_that_cannot_be_built_is_one_clear_line(monkeypatch):
+    # A specification of gymnasium's own: an environment registered for good would be every other test's, too.
+    monkeypatch.setitem(gym.registry, "tiny/Broken-v0", gym.envs.registration.EnvSpec("tiny/Broken-v0", broken))
+    with pytest.raises(UserError) as caught:
+        sift(make_plan(["tiny/Broken-v0"], ["reinforce"], 1))
+    assert str(caught.value) == "reinforce on tiny/Broken-v0 cannot be built: RuntimeError: no such machine"
 
 
 def test_random_returns_are_the_zero_of_a_scale():
@@ -164,6 +202,14 @@ def test_other_settings_are_another_comparison():
 
 def test_file_names_are_told_apart_and_safe():
     names = ["a:b", "a@b", "a b", "a/b", "a\\b", "a-b", "gumbel-ac:net_arch=[3]", "gumbel-ac:net_arch={3}"]
-    made = [file_name(name) for name in names]
+    made = [unique_file_name(name) for name in names]
     assert len({*made} - {"a@b"}) == len(names) - 2  # no id has an @
     assert not any(set(name) & set('/\\:*?"<>| []{}') for name in made)
+
+
+def test_file_names_are_not_too_long():
+    label = "gumbel-ac:" + ",".join(f"key{number}=1" for number in range(60))
+    names = [unique_file_name(text) for text in (label, label + "0", "ä" * 300, "ä" * 301)]
+    assert len(set(names)) == 4
+    assert all(len(name.encode()) <= 110 for name in names)
+    assert names[0].startswith("gumbel-ac@key0=1,key1=1")

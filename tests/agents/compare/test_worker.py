@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import shutil
+import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 from conftest import SHORT
 
+import agents.run
+from agents.callbacks import LogRows
 from agents.compare import worker
+from agents.compare.fan_out import fan_out
 from agents.compare.plan import Job
-from agents.compare.records import read
+from agents.compare.records import Unusable, read
 from agents.config import resolve
 from agents.errors import UserError
 from agents.run_directory import RunDirectory
+from agents.scoring import Score
 
 
 @pytest.fixture
@@ -83,12 +92,91 @@ def test_leftovers_of_killed_runs_are_removed(job):
     assert names(job) == ["seed3"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"seed": 1, "eval_return_mean": "x"}'])
-def test_a_damaged_run_is_refused(job, content):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"eval_return_mean": float("nan")}, "eval_return_mean is nan"),
+        ({"eval_return_stochastic_mean": float("-inf")}, "eval_return_stochastic_mean is -inf"),
+        ({"eval_return_mean": "x"}, "TypeError"),
+        ({"eval_return_mean": None}, "TypeError"),
+        ({"steps_to_threshold": None, "seconds_to_threshold": None, "load": None}, None),
+    ],
+)
+def test_results_that_cannot_be_compared_are_refused(finished, tmp_path, changes, message):
+    path = tmp_path / "run"
+    shutil.copytree(finished.path, path)
+    result = json.loads(finished.result.read_text())
+    RunDirectory(path).result.write_text(json.dumps({**result, **changes}))
+    if message is None:
+        assert read(path).score == result["eval_return_mean"]
+    else:
+        with pytest.raises(Unusable, match=message):
+            read(path)
+
+
+@pytest.mark.parametrize("file", ["result", "progress"])
+@pytest.mark.parametrize("content", [None, "", "[]", '{"seed": 1', "\ufffd\nx"])
+def test_damaged_runs_are_refused(finished, tmp_path, file, content):
+    path = tmp_path / "run"
+    shutil.copytree(finished.path, path)
+    damaged = getattr(RunDirectory(path), file)
+    if content is None:
+        damaged.unlink()
+    else:
+        damaged.write_text(content, encoding="utf-8")
+    if file == "progress" and content is not None:
+        assert read(path).curve.steps == []  # a table without such columns
+    else:
+        with pytest.raises(Unusable):
+            read(path)
+
+
+def test_an_evaluation_that_is_not_finite_makes_a_run_unusable(finished, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(finished.path, path)
+    table = RunDirectory(path).progress
+    rows = list(csv.DictReader(table.open(newline="")))
+    evaluated = next(row for row in rows if row["eval/mean_reward"])
+    evaluated["eval/mean_reward"] = "nan"
+    with table.open("w", newline="") as to:
+        writer = csv.DictWriter(to, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(Unusable, match="returns is nan"):
+        read(path)
+
+
+def test_a_return_that_is_not_finite_is_a_failed_run(job, monkeypatch):
+    monkeypatch.setattr(agents.run, "play", lambda *args, **kwargs: Score(np.array([np.nan]), np.array([1])))
+    for run in (worker.run_here, worker.run_elsewhere):
+        with pytest.raises(Unusable, match="eval_return_mean is nan"):
+            run(job)
+        assert not list(job.path.parents[3].glob("**/*seed*"))
+
+
+def signalled_once(job: Job) -> None:
+    """Run; the first time, SIGTERM comes in the middle of it."""
+    mark = job.path.parents[3] / "signalled"
+    if not mark.exists():
+        mark.touch()
+        between_updates = LogRows.between_updates
+
+        def signalled(self):
+            signal.raise_signal(signal.SIGTERM)
+            return between_updates(self)
+
+        LogRows.between_updates = signalled
     worker.run_here(job)
-    RunDirectory(job.path).result.write_text(content)
-    with pytest.raises(UserError, match=r"is damaged .*: remove it, and the same command repeats it"):
-        read(job.path)
+
+
+def test_a_run_whose_process_is_told_to_end_is_run_again(job):
+    job.path.parent.mkdir(parents=True)
+    (done,) = fan_out(signalled_once, [job], jobs=1)
+    assert done.error is None
+    assert (job.path.parents[3] / "signalled").exists()
+    assert job.finished
+    assert names(job) == ["seed3"]
 
 
 def test_a_run_without_evaluations_has_an_empty_curve(job):
