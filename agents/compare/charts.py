@@ -26,6 +26,7 @@ from agents.compare.appearance import (
     row_height,
     wrapped,
 )
+from agents.compare.ranking import told_apart
 
 
 def _line(axes: Axes, mark: Line2D, x: Sequence[float], y: Sequence[float], *, steps: bool = False) -> None:
@@ -54,7 +55,7 @@ def learning_curve(title: str, environment: Mapping[str, Any], labels: Sequence[
         colour = look[label].get_color()
         _band(axes, colour, curve["x"], curve)
         _line(axes, look[label], curve["x"], curve["iqm"])
-        # Where a curve ends, training ended: agents need not have been given the same.
+        # Where the curve ends, the seed that ended first has: agents need not have been given the same.
         axes.plot(curve["x"][-1:], curve["iqm"][-1:], "o", color=colour, markersize=4, zorder=4)
     ends = [curve["x"][-1] for curve in shown.values() if curve["x"] and curve["x"][-1] > 0]
     if axis == "seconds" and ends and max(ends) > 8 * min(ends):
@@ -63,7 +64,7 @@ def learning_curve(title: str, environment: Mapping[str, Any], labels: Sequence[
         axes.xaxis.set_minor_locator(NullLocator())
     if axis == "steps":
         axes.xaxis.set_major_formatter(STEPS)
-    axes.set_xlabel("environment steps" if axis == "steps" else "seconds of training")
+    axes.set_xlabel("environment steps" if axis == "steps" else "seconds of training, as far as all seeds go")
     axes.set_ylabel("return, IQM over seeds")
     lines = references(axes, environment)
     legend(figure, {label: look[label] for label in shown} | lines)
@@ -136,7 +137,7 @@ def profile(
     return figure
 
 
-def solved_curve(title: str, shares: Mapping[str, tuple[Sequence[float], Sequence[float]]], look: Marks) -> Figure:
+def reaching_curve(title: str, shares: Mapping[str, tuple[Sequence[float], Sequence[float]]], look: Marks) -> Figure:
     """Share of the runs that have reached the threshold so far, over steps."""
     figure = canvas(title, 3.4)
     axes = figure.subplots()
@@ -162,11 +163,10 @@ def heat_map(title: str, chances: Mapping[str, Mapping[str, Any]], labels: Seque
         for j, column in enumerate(labels):
             if row == column:
                 continue
-            value, low, high = chances[row][column]
+            value = chances[row][column][0]
             # Rectangles rather than an image: sharp at any size, and no bitmap in the SVG. Not the map's dark ends.
             colour = colours(0.12 + 0.76 * value)
             axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colour, edgecolor=PAPER, linewidth=1.5))
-            sure = low is not None and high is not None and (low > 0.5 or high < 0.5)
             dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
             axes.text(
                 j,
@@ -176,7 +176,7 @@ def heat_map(title: str, chances: Mapping[str, Mapping[str, Any]], labels: Seque
                 va="center",
                 color=LIGHT if dark else DARK,
                 fontsize=9 if size <= 8 else 8,
-                fontweight="bold" if sure else "normal",
+                fontweight="bold" if told_apart(chances[row][column]) else "normal",
             )
     axes.set_xlim(-0.5, size - 0.5)
     axes.set_ylim(size - 0.5, -0.5)

@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from agents.compare import appearance, charts
 from agents.compare.ranking import all_labels, ranked, ranked_across
+from agents.compare.survival import share_by_time
 
 # Estimates over environments, as figures and tables name them.
 AGGREGATES = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
+# More lines than this cannot be told from one another, nor more cells be read; tables hold all labels.
+SHOWN = 20
 
 
 def figures(summary: Mapping[str, Any]) -> dict[str, Figure]:
@@ -34,14 +37,12 @@ def figures(summary: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def _of_environment(name: str, environment: Mapping[str, Any], look: appearance.Marks) -> Iterator[tuple[str, Figure]]:
-    labels = ranked(environment)
-    agents = environment["agents"]
-    if not labels:
-        return
-    curves = [label for label in labels if agents[label]["curve"]]
+    labels, agents, threshold = ranked(environment), environment["agents"], environment["threshold"]
+    best, rest = labels[:SHOWN], _rest(labels)
+    curves = [label for label in best if agents[label]["curve"]]
     if curves:
         for axis, kind in (("steps", "learning curve"), ("seconds", "learning curve over time")):
-            yield kind, charts.learning_curve(f"{name}: {kind}", environment, curves, look, axis)
+            yield kind, charts.learning_curve(f"{name}: {kind}{rest}", environment, curves, look, axis)
     yield (
         "final return",
         charts.intervals(
@@ -53,55 +54,51 @@ def _of_environment(name: str, environment: Mapping[str, Any], look: appearance.
             environment=environment,
         ),
     )
-    if environment["threshold"] is not None:
-        shares = {label: _reached(agents[label]["runs"]) for label in labels}
-        yield "share solved", charts.solved_curve(f"{name}: share of seeds at the threshold", shares, look)
-    profiles = environment["profiles"]
-    shown = [label for label in labels if label in profiles["agents"]]
-    threshold = environment["threshold"]
+    # Where nobody looked for the threshold, there is nothing to show of it.
+    shares = {label: _reached(agents[label]["runs"]) for label in best if agents[label]["steps_to_threshold"]}
+    if shares:
+        title = f"{name}: share of seeds that have reached the threshold{rest}"
+        yield "share at the threshold", charts.reaching_curve(title, shares, look)
+    title = f"{name}: performance profile{rest}"
     yield (
         "performance profile",
-        charts.profile(f"{name}: performance profile", profiles, shown, look, score="return", threshold=threshold),
+        charts.profile(title, environment["profiles"], best, look, score="return", threshold=threshold),
     )
     if len(labels) > 1:
-        title = f"{name}: probability of improvement"
-        yield "probability of improvement", charts.heat_map(title, environment["improvement"], labels)
+        title = f"{name}: probability of improvement{rest}"
+        yield "probability of improvement", charts.heat_map(title, environment["improvement"], best)
 
 
 def _across(across: Mapping[str, Any], look: appearance.Marks) -> Iterator[tuple[str, Figure]]:
     labels = ranked_across(across)
+    best, rest = labels[:SHOWN], _rest(labels)
+    if not labels:
+        return
     panels = {text: {label: across["agents"][label][name] for label in labels} for name, text in AGGREGATES.items()}
     yield "aggregates", charts.intervals(panels, labels, look, title="All environments: normalised return")
     yield (
         "performance profile",
         charts.profile(
-            "All environments: performance profile",
+            f"All environments: performance profile{rest}",
             across["profiles"],
-            labels,
+            best,
             look,
             score="normalised return",
             threshold=1.0,
         ),
     )
     if len(labels) > 1:
-        title = "All environments: probability of improvement"
-        yield "probability of improvement", charts.heat_map(title, across["improvement"], labels)
+        title = f"All environments: probability of improvement{rest}"
+        yield "probability of improvement", charts.heat_map(title, across["improvement"], best)
+
+
+def _rest(labels: Sequence[str]) -> str:
+    """What a title says where not all labels are shown."""
+    return f", best {SHOWN} of {len(labels)} by IQM" if len(labels) > SHOWN else ""
 
 
 def _reached(runs: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    """Kaplan-Meier estimate of the share of runs that have reached the threshold, as corners of a staircase."""
-    from scipy.stats import CensoredData, ecdf
-
-    end = float(max(run["timesteps"] for run in runs))
-    times = [run["steps_to_threshold"] for run in runs]
-    reached = [float(time) for time in times if time is not None]
-    censored = [float(run["timesteps"]) for run, time in zip(runs, times, strict=True) if time is None]
-    if not reached:
-        return [0.0, end], [0.0, 0.0]
-    share = ecdf(CensoredData(uncensored=reached, right=censored)).cdf
-    corners, heights = share.quantiles.tolist(), share.probabilities.tolist()
-    # The last evaluation may come a few steps after the number of steps asked for.
-    return [0.0, *corners, max(end, corners[-1])], [0.0, *heights, heights[-1]]
+    return share_by_time([run["steps_to_threshold"] for run in runs], [run["timesteps"] for run in runs])
 
 
 def svg(tag: str, figure: Figure) -> str:

@@ -9,6 +9,9 @@ from typing import Any
 
 Format = Callable[[float], str]
 
+# In place of a number that was not measured, or does not exist.
+UNKNOWN = "–"
+
 
 def decimals(values: Iterable[float | None]) -> int:
     """Decimal places for numbers of one kind, so that a column is written alike: 500.0, -83.3, 0.741, 1,950."""
@@ -40,14 +43,16 @@ def interval(estimate: Sequence[float | None], write: Format) -> str:
     """An estimate with its interval, `5.0 [4.0, 6.0]`; without, where it has none."""
     value, low, high = estimate
     if value is None:
-        return "–"
+        return UNKNOWN
     if low is None or high is None:
         return write(value)
     return f"{write(value)} [{write(low)}, {write(high)}]"
 
 
-def time_to_threshold(entry: Mapping[str, Any], write: Format) -> str:
+def time_to_threshold(entry: Mapping[str, Any] | None, write: Format) -> str:
     """A median of times that may be censored, with its interval; an upper end that the data do not bound is ∞."""
+    if entry is None:
+        return UNKNOWN
     value, low, high = entry["median"]
     if not entry["reached"]:
         return "never reached"

@@ -18,10 +18,10 @@ import math
 import numpy as np
 from scipy import optimize, stats
 
-from agents.compare.statistics import CONFIDENCE, Estimate, Scores, checked
+from agents.compare.statistics import CONFIDENCE, Estimate, Scores, Tasks, checked
 
 
-def probability_of_improvement(a: Scores, b: Scores, *, confidence: float = CONFIDENCE) -> Estimate:
+def probability_of_improvement(a: Tasks, b: Tasks, *, confidence: float = CONFIDENCE) -> Estimate:
     """`P(a > b) + P(a = b)/2`, averaged over tasks.
 
     The interval of one task stands on the logit scale, with the variance of Brunner and Munzel (2000), which allows for
@@ -30,17 +30,17 @@ def probability_of_improvement(a: Scores, b: Scores, *, confidence: float = CONF
     (MOVER; Zou and Donner 2008). That of b over a is exactly `[1 - high, 1 - low]`.
 
     Args:
-        a: Scores `[R, T]`.
-        b: Scores `[R', T]` of the same tasks.
-        confidence: Of the interval, whose bounds are NaN if either agent has a single run.
+        a: Scores `[runs]` of each task.
+        b: Scores of the same tasks; numbers of runs may differ.
+        confidence: Of the interval, whose bounds are NaN if either agent has a single run of a task.
 
     Raises:
-        ValueError: Scores that are not `[R, T]`, empty or not finite, or of different numbers of tasks.
+        ValueError: Scores that are no such vectors, empty or not finite, or of different numbers of tasks.
     """
     a, b = checked(a), checked(b)
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"one agent has scores in {a.shape[1]} tasks, the other in {b.shape[1]}")
-    value, low, high = np.asarray([_one_task(x, y, confidence) for x, y in zip(a.T, b.T, strict=True)]).T
+    if len(a) != len(b):
+        raise ValueError(f"one agent has scores in {len(a)} tasks, the other in {len(b)}")
+    value, low, high = np.asarray([_one_task(x, y, confidence) for x, y in zip(a, b, strict=True)]).T
     # θ̄ - √Σ(θ - l)² / T, and likewise upwards.
     estimate = float(value.mean())
     return Estimate(

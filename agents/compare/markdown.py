@@ -11,9 +11,19 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from agents.callbacks import EPISODES_THAT_COUNT
 from agents.compare import tables
 from agents.compare.formats import compact, fixed, percent, ranges, slugs
-from agents.compare.ranking import ranked, ranked_across, told_apart, usual_steps
+from agents.compare.ranking import (
+    TOLERANCE,
+    curves_shown,
+    other_steps,
+    other_steps_across,
+    ranked,
+    ranked_across,
+    told_apart,
+    usual_steps,
+)
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -49,6 +59,11 @@ def render(summary: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         },
         verdict_across=summary["across"]
         and verdict(summary["across"]["improvement"], ranked_across(summary["across"])),
+        curves_shown=curves_shown,
+        other_steps=other_steps,
+        other_steps_across=other_steps_across,
+        TOLERANCE=TOLERANCE,
+        EPISODES_THAT_COUNT=EPISODES_THAT_COUNT,
         usual_steps=usual_steps,
         table=table,
         text=text,
@@ -64,12 +79,21 @@ def render(summary: Mapping[str, Any], figures: Mapping[str, str]) -> str:
 
 
 def verdict(chances: Mapping[str, Mapping[str, Any]], labels: list[str]) -> dict[str, Any] | None:
-    """The best label, those it is better than, and those that it cannot be told apart from."""
+    """The label with the highest IQM, those it beats, those it is not told apart from, and those that beat it.
+
+    The last may be any: whose few bad runs cost it its IQM may still win most pairs of runs.
+    """
     if len(labels) < 2:
         return None
     best, *others = labels
     apart = [other for other in others if told_apart(chances[best][other])]
-    return {"best": best, "apart": apart, "alike": [other for other in others if other not in apart]}
+    beats = [other for other in apart if chances[best][other][1] > 0.5]
+    return {
+        "best": best,
+        "beats": beats,
+        "alike": [other for other in others if other not in apart],
+        "beaten_by": [other for other in apart if other not in beats],
+    }
 
 
 def text(words: object) -> str:
@@ -98,7 +122,7 @@ def table(rows: tables.Table) -> str:
 
     def cell(words: str) -> str:
         if isinstance(words, tables.Label):
-            return code(words, cell=True)
+            return f"{code(words, cell=True)} {words.mark}".rstrip()
         return f"**{text(words)}**" if isinstance(words, tables.Strong) else text(words)
 
     lines = [[cell(words) for words in row] for row in (rows.head, *rows.rows)]

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.compare import markdown, tables, webpage
-from agents.compare.boards import write_tensorboard
 from agents.compare.figures import figures, svg
+from agents.compare.tensorboard import write_tensorboard
 from agents.run_directory import write_atomically
 
 
@@ -52,11 +52,8 @@ def _write(path: Path, content: str) -> None:
 def console_table(summary: Mapping[str, Any]) -> RenderableType:
     """The main table of every environment, for a terminal, and what is not in it."""
     parts: list[RenderableType] = []
-    for name, environment in summary["environments"].items():
-        if environment["agents"]:
-            parts += [_console(name, tables.results(summary, name)), ""]
-        else:
-            parts += [Text(f"{name}: no agent has a finished run", style="yellow"), ""]
+    for name in summary["environments"]:
+        parts += [_console(name, tables.results(summary, name)), ""]
     for kind, style in (("failed", "red"), ("missing", "yellow"), ("not_applicable", "dim")):
         for problem in tables.problems(summary[kind]):
             seeds = f", {problem.seeds}" if problem.seeds else ""

@@ -1,15 +1,16 @@
 """Estimates over seeds and their intervals: pure functions of scores.
 
-`scores` is an array `[R, T]`: R runs (one a seed) of T tasks (environments); one task is `[R, 1]`. Aggregates, shares
-and the probability of improvement are those of rliable (Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge
-of the Statistical Precipice"); their intervals are not, for three measured reasons:
+Scores are a sequence of tasks (environments), for each the vector `[runs]` of its returns, one a seed. Tasks may have
+different numbers of runs and count alike whatever those are. Where they are equal, aggregates, shares and the
+probability of improvement are those of rliable (Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the
+Statistical Precipice"), which knows no other case; the intervals are not, for three measured reasons:
 
 * rliable 1.2 draws its resamples from NumPy's global generator whatever `random_state` it is given: the same data give
   other intervals each time. SciPy's bootstrap takes a generator, and is some fifty times quicker.
 * A plain percentile interval of a few runs is too narrow. Hesterberg (2015), "What Teachers Should Know About the
   Bootstrap", widens its level by as much as a t interval is wider than a normal one: `expanded_level`.
 * A bootstrap of runs that are all above a threshold has no width, however few they are: shares have intervals made for
-  proportions instead. The probability of improvement is the same case: `improvement.py`.
+  proportions instead. The probability of improvement is the same case: `improvement.py`. Times: `survival.py`.
 
 How often the 95 % intervals hold the truth is simulated by `benchmarks/coverage.py`. With fewer than 6 runs no interval
 between observed values can hold a median 95 % of the time: 2 runs 50 %, 3 runs 75 %, 4 runs 88 %, 5 runs 94 %. One run
@@ -28,10 +29,9 @@ from rliable import metrics
 from scipy import stats
 
 Scores = NDArray[np.float64]
+Tasks = Sequence[Scores]
 CONFIDENCE = 0.95
 RESAMPLES = 5000
-# Half of the runs. After three of six events lifelines' curve is at .5 plus rounding: the median would be the fourth.
-HALF = 0.5 + 1e-9
 # Resamples of a learning curve in memory at once: more is slower, because they no longer fit into the cache.
 BATCH = 100
 
@@ -52,18 +52,17 @@ class Profile(NamedTuple):
     high: Scores
 
 
-class Survival(NamedTuple):
-    """Median time to an event; None where it, or the bound, is not reached. `reached` counts the events."""
-
-    median: float | None
-    low: float | None
-    high: float | None
-    reached: int
-
-
 def iqm(*tasks: Scores, axis: int = -1) -> Scores:
-    """Mean of the middle half of all scores, the tasks pooled."""
-    return np.asarray(stats.trim_mean(np.concatenate(tasks, axis=axis), 0.25, axis=axis))
+    """Mean of the middle half of all scores, the tasks pooled, each with the same weight."""
+    pooled, counts = np.concatenate(tasks, axis=axis), [task.shape[axis] for task in tasks]
+    if len(set(counts)) == 1:
+        return np.asarray(stats.trim_mean(pooled, 0.25, axis=axis))
+    pooled = np.moveaxis(pooled, axis, -1)
+    weights = np.repeat([1 / len(tasks) / count for count in counts], counts)
+    order = pooled.argsort(axis=-1)
+    # Each score reaches from the weight of those below it to that with its own.
+    inside = np.diff(np.clip(weights[order].cumsum(axis=-1), 0.25, 0.75), prepend=0.25, axis=-1)
+    return np.asarray(2 * (inside * np.take_along_axis(pooled, order, axis=-1)).sum(axis=-1))
 
 
 def median(*tasks: Scores, axis: int = -1) -> Scores:
@@ -74,16 +73,17 @@ def median(*tasks: Scores, axis: int = -1) -> Scores:
 
 
 def mean(*tasks: Scores, axis: int = -1) -> Scores:
-    """Mean of all scores."""
-    return np.asarray(np.concatenate(tasks, axis=axis).mean(axis=axis))
+    """Mean of the tasks' means."""
+    return np.asarray(np.mean([task.mean(axis=axis) for task in tasks], axis=0))
 
 
 def optimality_gap(*tasks: Scores, axis: int = -1) -> Scores:
     """How far the scores fall short of 1, what is above 1 not counted: for normalised scores."""
-    return np.asarray(1 - np.minimum(np.concatenate(tasks, axis=axis), 1).mean(axis=axis))
+    return 1 - mean(*(np.minimum(task, 1) for task in tasks), axis=axis)
 
 
-# rliable's aggregates take one matrix at a time: they give the value, and their like here that of many resamples.
+# rliable's aggregates take one matrix at a time: they give the value where the tasks make one, and their like here that
+# of many resamples.
 AGGREGATES: dict[str, Callable[..., Scores]] = {f.__name__: f for f in (iqm, median, mean, optimality_gap)}
 RLIABLE: dict[str, Callable[[Scores], float]] = {name: getattr(metrics, f"aggregate_{name}") for name in AGGREGATES}
 
@@ -93,14 +93,14 @@ def expanded_level(confidence: float, runs: int) -> float:
 
     `1 - 2 Φ(√(n/(n-1)) t)`, t the (1 - confidence)/2 quantile with n - 1 degrees of freedom: a bootstrap mean varies
     like σ̂ with divisor n, and its quantiles are a normal law's (Hesterberg 2015). With several tasks the degrees of
-    freedom stay those of one task, which is on the safe side if one of them makes all the difference.
+    freedom stay those of the one with the fewest runs, the safe side if that one makes all the difference.
     """
     t = stats.t.ppf((1 - confidence) / 2, runs - 1)
     return float(1 - 2 * stats.norm.cdf(math.sqrt(runs / (runs - 1)) * t))
 
 
 def aggregates(
-    scores: Mapping[str, Scores],
+    scores: Mapping[str, Tasks],
     names: Sequence[str] = tuple(AGGREGATES),
     *,
     confidence: float = CONFIDENCE,
@@ -112,17 +112,18 @@ def aggregates(
     A label's numbers depend on its own scores and `seed` alone. At 20 and 30 seeds the intervals of `iqm` and `median`
     cover 93.5 to 97 % in all laws simulated, or more where runs tie at the median itself. That of `mean` falls short
     for skewed scores: 92 % at 20 seeds if 70 % of runs are at the maximum and the others anywhere below, 88 to 89 % at
-    20 and 30 seeds if scores are lognormal. At 5 and 10 seeds `iqm` covers 84 to 98 %, `mean` 77 to 98 %.
+    20 and 30 seeds if scores are lognormal. At 5 and 10 seeds `iqm` covers 84 to 98 %, `mean` 77 to 98 %. A task of few
+    runs beside others is hardly better than all of so few: with 30 and 5 seeds of two tasks `iqm` covered 84 %.
 
     Args:
-        scores: `[R, T]` by label; R may differ.
+        scores: For each label a vector `[runs]` of each task.
         names: Of `AGGREGATES`. `optimality_gap` needs scores normalised to 1.
         confidence: Of the intervals.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
     Raises:
-        ValueError: Scores that are not `[R, T]`, empty or not finite.
+        ValueError: Scores that are no such vectors, empty or not finite.
     """
     return {
         label: {name: _aggregate(checked(values), name, confidence, resamples, seed) for name in names}
@@ -130,14 +131,15 @@ def aggregates(
     }
 
 
-def _aggregate(scores: Scores, name: str, confidence: float, resamples: int, seed: int) -> Estimate:
-    value = np.median(scores) if name == "median" and scores.shape[1] == 1 else RLIABLE[name](scores)
-    low, high = _interval(tuple(scores.T), AGGREGATES[name], confidence, resamples, seed)
+def _aggregate(tasks: Tasks, name: str, confidence: float, resamples: int, seed: int) -> Estimate:
+    own = len({len(task) for task in tasks}) > 1 or (name == "median" and len(tasks) == 1)
+    value = AGGREGATES[name](*tasks) if own else RLIABLE[name](np.stack(tasks, axis=1))
+    low, high = _interval(tasks, AGGREGATES[name], confidence, resamples, seed)
     return Estimate(float(value), float(low), float(high))
 
 
 def band(
-    curves: Scores, *, confidence: float = CONFIDENCE, resamples: int = 2000, seed: int = 0
+    curves: Scores, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[Scores, Scores, Scores]:
     """Interquartile mean over runs at each point of their learning curves, and its pointwise interval.
 
@@ -147,15 +149,15 @@ def band(
         resamples: Of the bootstrap.
         seed: Of its random numbers.
     """
-    curves = checked(curves)
+    checked(list(curves.T))
     return iqm(curves, axis=0), *_interval((curves,), iqm, confidence, resamples, seed)
 
 
 def _interval(
-    samples: tuple[Scores, ...], statistic: Callable[..., Scores], confidence: float, resamples: int, seed: int
+    samples: Tasks, statistic: Callable[..., Scores], confidence: float, resamples: int, seed: int
 ) -> tuple[Scores, Scores]:
     """Expanded percentile interval; the samples, whose runs lie along axis 0, are resampled independently."""
-    runs = len(samples[0])
+    runs = min(map(len, samples))
     if runs == 1:
         unknown = np.full_like(statistic(*samples, axis=0), math.nan)
         return unknown, unknown
@@ -184,64 +186,46 @@ def share(count: int, total: int, confidence: float = CONFIDENCE) -> Estimate:
     """
     if not 0 <= count <= total or total < 1:
         raise ValueError(f"{count} of {total} is no share")
-    interval = stats.binomtest(count, total).proportion_ci(confidence, method="wilson")
-    return Estimate(count / total, float(interval.low), float(interval.high))
+    low, high = _wilson(np.asarray(count / total), total, confidence)
+    return Estimate(count / total, float(low), float(high))
 
 
-def profiles(scores: Mapping[str, Scores], thresholds: Scores, *, confidence: float = CONFIDENCE) -> dict[str, Profile]:
+def _wilson(shares: Scores, runs: float, confidence: float) -> tuple[Scores, Scores]:
+    """SciPy's interval takes whole numbers of runs only."""
+    square = stats.norm.ppf((1 + confidence) / 2) ** 2
+    middle = (shares + square / (2 * runs)) / (1 + square / runs)
+    reach = np.sqrt(square * shares * (1 - shares) / runs + (square / (2 * runs)) ** 2) / (1 + square / runs)
+    # Shares of 0 and 1 are ends of their intervals, but for rounding.
+    return np.clip(middle - reach, 0, shares), np.clip(middle + reach, shares, 1)
+
+
+def profiles(scores: Mapping[str, Tasks], thresholds: Scores, *, confidence: float = CONFIDENCE) -> dict[str, Profile]:
     """Performance profiles: the share of runs, over all tasks, whose score is above each threshold.
 
     The intervals are Wilson's, pointwise. Runs of several tasks count as one sample, which errs on the wide side (95 to
-    98 % at 20 seeds of four tasks): the share of a stratified sample varies less.
+    98 % at 20 seeds of four tasks): the share of a stratified sample varies less. Unequal numbers of runs count as
+    `T² / Σ 1/R`, the runs that an equally weighted sample of that variance has (Kish 1965).
 
     Args:
-        scores: `[R, T]` by label.
+        scores: For each label a vector `[runs]` of each task.
         thresholds: `[points]`.
         confidence: Of the interval at one threshold.
     """
-    return {label: _profile(checked(values), thresholds, confidence) for label, values in scores.items()}
+    return {label: _profile(checked(tasks), thresholds, confidence) for label, tasks in scores.items()}
 
 
-def _profile(scores: Scores, thresholds: Scores, confidence: float) -> Profile:
-    counts = (scores[..., None] > thresholds).sum(axis=(0, 1))
-    shares = {count: share(count, scores.size, confidence) for count in set(counts.tolist())}
-    return Profile(*np.asarray([shares[count] for count in counts.tolist()]).reshape(-1, 3).T)
+def _profile(tasks: Tasks, thresholds: Scores, confidence: float) -> Profile:
+    shares = np.mean([(task[:, None] > thresholds).mean(axis=0) for task in tasks], axis=0)
+    runs = len(tasks) ** 2 / sum(1 / len(task) for task in tasks)
+    return Profile(shares, *_wilson(shares, runs, confidence))
 
 
-def time_to_event(times: Sequence[float | None], horizons: Sequence[float], confidence: float = CONFIDENCE) -> Survival:
-    """Median time to an event by Kaplan and Meier (1958): runs without it count as longer than they were watched.
-
-    The interval holds the times at which the pointwise interval of the survival curve (log-log, from Greenwood's
-    variance) contains one half (Brookmeyer and Crowley 1982), all by lifelines. No upper bound means that the data are
-    compatible with half of the runs never getting there. Bounds are observed times, and intervals rather too wide than
-    too narrow: 95 to 97 % at 20 and 30 seeds, up to 99 % where times tie at evaluations, more if few runs get there.
-
-    Args:
-        times: Of the event in each run, None where it did not happen.
-        horizons: How long each run was watched, in the same unit.
-        confidence: Of the interval.
-
-    Raises:
-        ValueError: No runs, or not as many times as horizons.
-    """
-    if not times or len(times) != len(horizons):
-        raise ValueError(f"{len(times)} times and {len(horizons)} horizons: give one of each a run")
-    # It imports pandas and more, which takes most of a second.
-    from lifelines import KaplanMeierFitter, utils
-
-    happened = [time is not None for time in times]
-    ends = [horizon if time is None else time for time, horizon in zip(times, horizons, strict=True)]
-    fit = KaplanMeierFitter(alpha=1 - confidence).fit(ends, happened)
-    crossed = [utils.qth_survival_times(HALF, curve) for curve in (fit.survival_function_, fit.confidence_interval_)]
-    median, low, high = (None if math.isinf(time) else float(time) for found in crossed for time in np.ravel(found))
-    return Survival(median, *((low, high) if len(ends) > 1 else (None, None)), sum(happened))
-
-
-def checked(scores: ArrayLike) -> Scores:
-    """Scores as floats `[runs, tasks]`."""
-    array = np.asarray(scores, dtype=np.float64)
-    if array.ndim != 2 or not array.size:
-        raise ValueError(f"scores must be an array [runs, tasks], not one of shape {array.shape}")
-    if not np.isfinite(array).all():
+def checked(scores: Sequence[ArrayLike] | Scores) -> Tasks:
+    """Scores as vectors of floats, one a task."""
+    # Of a matrix nobody knows which way it lies.
+    tasks = [] if isinstance(scores, np.ndarray) else [np.asarray(task, dtype=np.float64) for task in scores]
+    if not tasks or any(task.ndim != 1 or not task.size for task in tasks):
+        raise ValueError("scores must be a list of vectors [runs], one a task")
+    if not all(np.isfinite(task).all() for task in tasks):
         raise ValueError("scores must be finite numbers")
-    return array
+    return tasks

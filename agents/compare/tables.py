@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.compare.figures import AGGREGATES
 from agents.compare.formats import (
+    UNKNOWN,
     compact,
     decimals,
     fixed,
@@ -18,16 +19,23 @@ from agents.compare.formats import (
     seconds,
     time_to_threshold,
 )
-from agents.compare.ranking import ranked, ranked_across, told_apart, usual_steps
+from agents.compare.ranking import other_steps, other_steps_across, ranked, ranked_across, steps_taken, told_apart
 
-# More columns than this do not fit on a page; the heat map shows all.
+# More columns than this do not fit on a page; the heat map shows more.
 BEST = 6
 
 OTHER_STEPS = "†"
 
 
 class Label(str):
-    """Text shown as code: the name of an agent or an environment."""
+    """Text shown as code: the name of an agent or an environment; a mark behind it is no part of the name."""
+
+    mark: str
+
+    def __new__(cls, name: str, mark: str = "") -> Label:
+        label = super().__new__(cls, name)
+        label.mark = mark
+        return label
 
 
 class Strong(str):
@@ -63,7 +71,7 @@ def results(summary: Mapping[str, Any], env: str) -> Table:
     """What every agent came to on an environment, best first."""
     environment = summary["environments"][env]
     write = fixed(return_decimals(environment))
-    usual = usual_steps(environment)
+    others = other_steps(environment)
     level = percent(summary["confidence"])
     head = ["agent", "steps", "seeds", f"return, IQM [{level}]", "median", "worst"]
     if environment["threshold"] is not None:
@@ -74,7 +82,7 @@ def results(summary: Mapping[str, Any], env: str) -> Table:
         scores, done, asked = agent["return"], len(agent["seeds"]), requested(summary, env, label)
         row = [
             Label(label),
-            compact(agent["timesteps"]) + (f" {OTHER_STEPS}" if agent["timesteps"] != usual else ""),
+            compact(steps_taken(agent)) + (f" {OTHER_STEPS}" if label in others else ""),
             str(done) if done == asked else f"{done} of {asked}",
             interval(scores["iqm"], write),
             write(scores["median"][0]),
@@ -83,12 +91,18 @@ def results(summary: Mapping[str, Any], env: str) -> Table:
         if environment["threshold"] is not None:
             row += [
                 f"{agent['solved']['count']} of {done}",
-                f"{agent['steps_to_threshold']['reached']} of {done}",
+                reached(agent),
                 time_to_threshold(agent["steps_to_threshold"], compact),
                 time_to_threshold(agent["seconds_to_threshold"], seconds),
             ]
         rows.append([*row, seconds(agent["train_seconds"]["median"])])
     return Table([*head, "training, s"], rows)
+
+
+def reached(agent: Mapping[str, Any]) -> str:
+    """How many seeds have been at the threshold; unknown where nobody looked."""
+    entry = agent["steps_to_threshold"]
+    return f"{entry['reached']} of {len(agent['seeds'])}" if entry else UNKNOWN
 
 
 def return_decimals(environment: Mapping[str, Any]) -> int:
@@ -142,10 +156,13 @@ def _chance(chance: Sequence[float | None]) -> str:
 
 def across(summary: Mapping[str, Any]) -> Table:
     """Aggregates over the environments' normalised returns, best first."""
-    agents = summary["across"]["agents"]
+    agents, others = summary["across"]["agents"], other_steps_across(summary)
     level = percent(summary["confidence"])
     rows = [
-        [Label(label), *(interval(agents[label][name], fixed(2)) for name in AGGREGATES)]
+        [
+            Label(label, OTHER_STEPS if label in others else ""),
+            *(interval(agents[label][key], fixed(2)) for key in AGGREGATES),
+        ]
         for label in ranked_across(summary["across"])
     ]
     return Table(["agent", *(f"{text} [{level}]" for text in AGGREGATES.values())], rows)

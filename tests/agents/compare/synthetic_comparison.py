@@ -145,8 +145,8 @@ def across(environments: dict[str, Any], labels: list[str]) -> dict[str, Any] | 
             normal[label].append((scores(entry["agents"][label]) - low) / span)
     stacked = {label: np.concatenate(values) for label, values in normal.items()}
     return {
-        "environments": names,
-        "seeds": len(normal[labels[0]][0]),
+        "environments": {name: {"seeds": [len(normal[labels[0]][0])] * 2} for name in names},
+        "left_out": [],
         "agents": {
             label: aggregates(values, rng) | {"optimality_gap": estimate(values, gap, rng)}
             for label, values in stacked.items()

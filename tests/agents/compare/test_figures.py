@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents.compare import formats
 from agents.compare.appearance import COLOURS
-from agents.compare.boards import write_tensorboard
 from agents.compare.figures import figures, pixels, svg
+from agents.compare.ranking import ranked, ranked_across
+from agents.compare.tensorboard import write_tensorboard
 
 OF_ONE = {"learning curve", "learning curve over time", "final return", "performance profile"}
 PLAYERS = {"gumbel-ac": Player(skill=1.0, spread=0.02), "ppo": Player(skill=0.9, timesteps=100_000, seconds=60.0)}
@@ -37,7 +38,7 @@ def line(axes, colour: str):
 
 
 def test_tags(made):
-    kinds = OF_ONE | {"share solved", "probability of improvement"}
+    kinds = OF_ONE | {"share at the threshold", "probability of improvement"}
     across = {"aggregates", "performance profile", "probability of improvement"}
     expected = {f"{env}/{kind}" for env in ("CartPole-v1", "Acrobot-v1") for kind in kinds}
     assert set(made) == expected | {f"all environments/{kind}" for kind in across}
@@ -67,13 +68,13 @@ def test_a_label_has_one_colour_everywhere():
     assert same_color(legend.get_lines()[0].get_color(), COLOURS[1])
 
 
-def test_share_solved_is_kaplan_meiers():
+def test_share_at_the_threshold_is_kaplan_meiers():
     """By hand: 4 runs, one reaches at 10, one ends at 20 without, one reaches at 30, one ends at 40: 1/4, then 5/8."""
     summary = comparison({"A-v0": Task()}, {"ppo": Player()}, seeds=4)
     runs = summary["environments"]["A-v0"]["agents"]["ppo"]["runs"]
     for run, reached, end in zip(runs, (10, None, 30, None), (40, 20, 40, 40), strict=True):
         run |= {"steps_to_threshold": reached, "timesteps": end}
-    drawn = line(figures(summary)["A-v0/share solved"].axes[0], COLOURS[0])
+    drawn = line(figures(summary)["A-v0/share at the threshold"].axes[0], COLOURS[0])
     at = dict(zip(drawn.get_xdata(), drawn.get_ydata(), strict=True))
     assert at[10] == pytest.approx(1 / 4)
     assert at[30] == pytest.approx(5 / 8)
@@ -129,6 +130,26 @@ def test_odd_comparisons_are_drawn_without_a_warning(odd, recwarn):
         assert root.tag.endswith("svg")
     assert {tag.partition("/")[2] for tag in made} >= OF_ONE
     assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_of_many_labels_the_best_twenty_are_drawn():
+    players = {f"a{number}": Player(skill=0.2 + number / 40, spread=0.001) for number in range(21)}
+    summary = comparison({"A-v0": Task(), "B-v0": Task()}, players, seeds=2, points=2)
+    best = set(ranked(summary["environments"]["A-v0"])[:20])
+    across = set(ranked_across(summary["across"])[:20])
+    made = figures(summary)
+    for kind in ("learning curve", "learning curve over time", "share at the threshold", "performance profile"):
+        figure = made[f"A-v0/{kind}"]
+        names = {text.get_text() for text in figure.legends[0].get_texts()}
+        assert {name for name in names if "," not in name} == best
+        assert figure.get_suptitle().endswith(", best 20 of 21 by IQM")
+    for name, shown in (("A-v0", best), ("all environments", across)):
+        figure = made[f"{name}/probability of improvement"]
+        assert {text.get_text().split()[0] for text in figure.axes[0].get_yticklabels()} == shown
+        assert figure.get_suptitle().endswith(", best 20 of 21 by IQM")
+    # Rows have room for all.
+    assert len(made["A-v0/final return"].axes[0].get_yticks()) == 21
+    assert "best" not in made["A-v0/final return"].get_suptitle()
 
 
 def test_no_curve_no_figure_of_it(summary):

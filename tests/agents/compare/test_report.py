@@ -10,12 +10,15 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 from synthetic_comparison import Player, Task, comparison
 
 from agents.compare import appearance, markdown, tables, webpage
+from agents.compare.entries import aggregates, improvement
+from agents.compare.figures import figures
 from agents.compare.report import console_table, write_report
 
 PLAYERS = {
@@ -114,11 +117,27 @@ def test_improvement_and_what_it_tells_apart(summary):
     (middle,) = set(PLAYERS) - {best, worst}
     chances[best] |= {middle: [0.61, 0.49, 0.73], worst: [0.93, 0.81, 0.99]}
     page = of_environment(markdown.render(entry, {}), "CartPole-v1")
-    assert f"`{best}`, is told apart from `{worst}`, but not from `{middle}`." in page
+    assert (
+        f"`{best}`. It beats `{worst}` more often than not. These seeds do not tell it apart from `{middle}`." in page
+    )
     row = next(row for row in table_with(page, "beats") if row["beats"] == best)
     assert (row[middle], row[worst], row[best]) == ("0.61 [0.49, 0.73]", "0.93 [0.81, 0.99]", "")
     assert "**0.93 [0.81, 0.99]**" in page
     assert "**0.61 [0.49, 0.73]**" not in page
+
+
+def test_whoever_has_the_highest_iqm_may_be_beaten():
+    """22 runs of 100 and 8 of 500 have an IQM of 125, and lose 22 of 30 pairs to runs of about 110."""
+    scores = {"steady": [np.linspace(108, 112, 30)], "lucky": [np.asarray([100.0] * 22 + [500.0] * 8)]}
+    entry = comparison({"CartPole-v1": Task()}, {"steady": Player(), "lucky": Player(), "poor": Player(skill=0.05)})
+    environment = entry["environments"]["CartPole-v1"]
+    for label, found in aggregates(scores, ("iqm", "mean")).items():
+        environment["agents"][label]["return"] |= found
+    environment["improvement"]["lucky"] = improvement(scores)["lucky"] | {"poor": [0.5, 0.4, 0.6]}
+    page = of_environment(markdown.render(entry, {}), "CartPole-v1")
+    assert "The highest IQM is that of `lucky`. These seeds do not tell it apart from `poor`. " in page
+    assert "It is beaten by `steady`: more often than not, a run of that one returns more" in page
+    assert "It beats" not in page
 
 
 def test_without_threshold_nothing_is_said_of_solving(written):
@@ -126,16 +145,90 @@ def test_without_threshold_nothing_is_said_of_solving(written):
     (results,) = [table for table in read_tables(section) if "worst" in table[0]]
     assert not any("threshold" in name or "solved" in name or "reached" in name for name in results[0])
     assert "No threshold is known" in section
-    assert "share-solved" not in section
+    assert "share-at-the-threshold" not in section
 
 
 def test_across(summary, written):
     rows = table_with((written / "report.md").read_text(), "agent", "optimality gap [95 %]")
     agents = summary["across"]["agents"]
-    assert {row["agent"] for row in rows} == set(agents)
+    # It was trained three times as long as the others.
+    names = [row["agent"].removesuffix(" †") for row in rows if row["agent"].endswith(" †")]
+    assert names == ["reinforce:baseline=none"]
+    assert {row["agent"].removesuffix(" †") for row in rows} == set(agents)
     for row in rows:
-        value, low, high = agents[row["agent"]]["optimality_gap"]
+        value, low, high = agents[row["agent"].removesuffix(" †")]["optimality_gap"]
         assert row["optimality gap [95 %]"] == f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def test_across_names_who_is_left_out_and_how_many_seeds_there_are(summary):
+    entry = copy.deepcopy(summary)
+    entry["across"]["environments"] = {"CartPole-v1": {"seeds": [4, 20]}, "Acrobot-v1": {"seeds": [5, 5]}}
+    entry["across"]["left_out"] = [{"agent": "a2c", "reason": "no runs on Acrobot-v1"}]
+    page = of_environment(markdown.render(entry, {}), "All environments")
+    assert "with results on `CartPole-v1` (4 to 20 seeds) and `Acrobot-v1` (5 seeds)." in page
+    assert "Left out: `a2c` (no runs on Acrobot-v1)." in page
+    assert "† took a number of steps more than 5 % off the usual" in page
+    entry["across"] |= {"agents": {}, "improvement": {}, "profiles": {"thresholds": [], "agents": {}}}
+    for environment in entry["across"]["environments"].values():
+        environment["seeds"] = None
+    page = of_environment(markdown.render(entry, {}), "All environments")
+    assert "with results on `CartPole-v1` and `Acrobot-v1`." in page
+    assert "No agent has results on all of these." in page
+    assert not any("all environments" in tag for tag in figures(entry))
+
+
+def test_steps_are_those_taken_and_an_overshoot_is_marked(summary):
+    entry = copy.deepcopy(summary)
+    agents = entry["environments"]["CartPole-v1"]["agents"]
+    for label, overshoot in (("ppo", (0, 4_000, 20_000, 65_536 - 50_000, 16_000)), ("gumbel-ac", (2_400,) * 5)):
+        for run, more in zip(agents[label]["runs"], overshoot, strict=True):
+            run["timesteps"] = 50_000 + more
+    for run in agents["reinforce:baseline=none"]["runs"]:
+        run["timesteps"] = 50_000
+    page = of_environment(markdown.render(entry, {}), "CartPole-v1")
+    steps = {row["agent"]: row["steps"] for row in table_with(page, "steps to threshold")}
+    assert steps == {"gumbel-ac": "52.4k", "ppo": "65.5k †", "reinforce:baseline=none": "50k"}
+    assert "† took a number of steps more than 5 % off the usual 50k of this table" in page
+    for run in agents["ppo"]["runs"]:
+        run["timesteps"] = 50_000
+    page = of_environment(markdown.render(entry, {}), "CartPole-v1")
+    assert "†" not in page
+
+
+def test_what_was_not_measured_is_not_called_never(summary):
+    entry = copy.deepcopy(summary)
+    agents = entry["environments"]["CartPole-v1"]["agents"]
+    agents["ppo"] |= {"steps_to_threshold": None, "seconds_to_threshold": None, "curve": None}
+    page = of_environment(markdown.render(entry, {}), "CartPole-v1")
+    rows = {row["agent"]: row for row in table_with(page, "steps to threshold")}
+    names = ("reached", "steps to threshold", "seconds to threshold")
+    assert [rows["ppo"][name] for name in names] == ["–"] * 3
+    assert rows["gumbel-ac"]["reached"] == "5 of 5"
+    assert "–: not measured, for want of periodic evaluations of 20 episodes or more." in page
+    assert "not measured" not in markdown.render(summary, {})
+    drawn = figures(entry)
+    (legend,) = drawn["CartPole-v1/share at the threshold"].legends
+    assert "ppo" not in [text.get_text() for text in legend.get_texts()]
+    for label in ("gumbel-ac", "reinforce:baseline=none"):
+        agents[label] |= {"steps_to_threshold": None, "seconds_to_threshold": None}
+    assert "CartPole-v1/share at the threshold" not in figures(entry)
+
+
+def test_a_curve_of_some_seeds_says_so(summary):
+    entry = copy.deepcopy(summary)
+    nothing = {"steps": [], "seconds": [], "returns": []}
+    entry["environments"]["CartPole-v1"]["agents"]["ppo"]["runs"][2]["curve"] = nothing
+    page = markdown.render(entry, {})
+    assert page.count("The learning curve of `ppo` is that of 4 of its 5 seeds: ") == 1
+    assert "learning curve of" not in markdown.render(summary, {})
+
+
+def test_the_page_tells_what_the_statistics_are():
+    page = " ".join(markdown.render(comparison({"CartPole-v1": Task()}, PLAYERS, resamples=4321), {}).split())
+    assert "learning curves are percentile intervals of a bootstrap over seeds (4,321 resamples" in page
+    assert "those of probabilities of improvement are Brunner and Munzel's (2000)" in page
+    assert "Point estimates are those of rliable" in page
+    assert "the intervals are this project's own" in page
 
 
 def test_runs_left_out_are_named_with_reasons(written):

@@ -10,7 +10,8 @@ from rliable import library, metrics
 from scipy import stats
 
 from agents.compare import statistics
-from agents.compare.statistics import aggregates, band, expanded_level, profiles, share, time_to_event
+from agents.compare.statistics import aggregates, band, expanded_level, profiles, share
+from agents.compare.survival import share_by_time, time_to_event
 
 NAMES = ("iqm", "median", "mean", "optimality_gap")
 
@@ -23,7 +24,8 @@ def scores():
 
 
 def one(values, name, **options):
-    return aggregates({"x": np.asarray(values, dtype=float)}, (name,), **options)["x"][name]
+    """Of a matrix `[runs, tasks]`."""
+    return aggregates({"x": list(np.asarray(values, dtype=float).T)}, (name,), **options)["x"][name]
 
 
 def fewest(simulations, coverage):
@@ -94,14 +96,56 @@ class TestAggregates:
 
     def test_deterministic_and_apart(self, scores):
         """The same numbers again, whoever else is compared and whatever the global generator's state."""
-        first = aggregates({"x": scores})
-        second = aggregates({"y": scores + 1, "x": scores})
+        tasks = list(scores.T)
+        first = aggregates({"x": tasks})
+        second = aggregates({"y": list(scores.T + 1), "x": tasks})
         assert first["x"] == second["x"]
-        assert aggregates({"x": scores}, seed=1)["x"]["iqm"].low != first["x"]["iqm"].low
+        assert aggregates({"x": tasks}, seed=1)["x"]["iqm"].low != first["x"]["iqm"].low
 
     def test_labels_may_have_different_numbers_of_runs(self, scores):
-        found = aggregates({"x": scores, "y": scores[:7]}, ("iqm",))
+        found = aggregates({"x": list(scores.T), "y": list(scores[:7].T)}, ("iqm",))
         assert found["y"]["iqm"] == one(scores[:7], "iqm")
+
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("counts", [(4, 12), (3, 5, 2)])
+    def test_tasks_of_different_numbers_of_runs_weigh_the_same(self, name, counts):
+        """As if each run of a task were there as often as it takes to make the tasks equal: rliable's of that."""
+        rng = np.random.default_rng(5)
+        tasks = [rng.normal(place, 1, runs) for place, runs in enumerate(counts)]
+        # For the IQM rliable cuts off whole runs: a quarter of them has to be a whole number.
+        repeated = 4 * math.lcm(*counts)
+        matrix = np.stack([np.repeat(task, repeated // len(task)) for task in tasks], axis=1)
+        found = aggregates({"x": tasks}, (name,), resamples=10)["x"][name]
+        assert found.value == pytest.approx(getattr(metrics, f"aggregate_{name}")(matrix), rel=1e-12)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_unequal_and_equal_tasks_agree(self, scores, name):
+        """The statistic for unequal numbers of runs, given a task twice as one of equal and of double length."""
+        once, twice = scores[:, 0], np.repeat(scores[:, 0], 2)
+        assert statistics.AGGREGATES[name](once, twice) == pytest.approx(statistics.AGGREGATES[name](once, once))
+
+    def test_resamples_along_any_axis(self):
+        """As the bootstrap asks for them: each resample on its own."""
+        rng = np.random.default_rng(6)
+        a, b = rng.normal(size=(9, 5)), rng.normal(size=(9, 8))
+        for name in NAMES:
+            statistic = statistics.AGGREGATES[name]
+            rows = [statistic(x, y) for x, y in zip(a, b, strict=True)]
+            np.testing.assert_allclose(statistic(a, b), rows)
+            np.testing.assert_allclose(statistic(a.T, b.T, axis=0), rows)
+
+    def test_a_task_of_few_runs_does_not_cost_the_others_theirs(self, scores):
+        """Cutting all tasks to the 5 runs of one of them would widen the interval."""
+        tasks = [scores[:5, 0], scores[:, 1], scores[:, 2], scores[:, 3]]
+        full = aggregates({"x": tasks}, ("mean",))["x"]["mean"]
+        cut = aggregates({"x": [task[:5] for task in tasks]}, ("mean",))["x"]["mean"]
+        assert full.value == pytest.approx(np.mean([task.mean() for task in tasks]))
+        assert full.high - full.low < 0.85 * (cut.high - cut.low)
+
+    def test_a_task_of_one_run_leaves_no_interval(self, scores):
+        found = aggregates({"x": [scores[:, 0], scores[:1, 1]]}, ("iqm",))["x"]["iqm"]
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
 
     @pytest.mark.parametrize("name", NAMES)
     def test_constant(self, name):
@@ -118,10 +162,10 @@ class TestAggregates:
     def test_two_runs(self, name):
         assert tuple(one([[0.0], [1.0]], name)) == (0.5, 0.0, 1.0)
 
-    @pytest.mark.parametrize("bad", [[1.0, 2.0], np.zeros((0, 1)), [[1.0], [math.nan]], [[math.inf]]])
+    @pytest.mark.parametrize("bad", [[1.0, 2.0], [], [[]], [[1.0], [math.nan]], [[math.inf]], np.ones((3, 2))])
     def test_bad_scores(self, bad):
         with pytest.raises(ValueError, match="scores must be"):
-            one(bad, "iqm")
+            aggregates({"x": bad})
 
     def test_mean_covers(self):
         """Normal scores of 10 seeds: 94.5 %; H0 is at least 93.5 %. The plain percentile interval, 90 %, must fail."""
@@ -177,6 +221,11 @@ class TestShare:
         assert share(20, 20) == pytest.approx((1, 20 / 23.841459, 1), abs=1e-6)
         assert share(0, 20) == pytest.approx((0, 0, 1 - 20 / 23.841459), abs=1e-6)
 
+    @pytest.mark.parametrize("count", [0, 1, 13, 29, 30])
+    def test_wilson_is_scipys(self, count):
+        theirs = stats.binomtest(count, 30).proportion_ci(0.9, method="wilson")
+        assert share(count, 30, 0.9)[1:] == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
     @pytest.mark.parametrize(("count", "total"), [(3, 2), (-1, 2), (0, 0)])
     def test_bad(self, count, total):
         with pytest.raises(ValueError, match="is no share"):
@@ -195,17 +244,43 @@ class TestShare:
 
 class TestProfiles:
     def test_by_hand(self):
-        found = profiles({"x": np.asarray([[1.0], [2.0], [2.0], [5.0]])}, np.asarray([0.0, 1.0, 2.0, 5.0]))["x"]
+        found = profiles({"x": [np.asarray([1.0, 2.0, 2.0, 5.0])]}, np.asarray([0.0, 1.0, 2.0, 5.0]))["x"]
         np.testing.assert_array_equal(found.share, [1, 0.75, 0.25, 0])
         np.testing.assert_allclose(found.low, [share(count, 4).low for count in (4, 3, 1, 0)])
         np.testing.assert_allclose(found.high, [share(count, 4).high for count in (4, 3, 1, 0)])
 
     def test_shares_are_rliables(self, scores):
         thresholds = np.linspace(-1, 2, 31)
-        found = profiles({"x": scores}, thresholds)["x"]
+        found = profiles({"x": list(scores.T)}, thresholds)["x"]
         np.testing.assert_allclose(found.share, library.score_distributions(scores, thresholds), rtol=1e-12)
         assert (found.low <= found.share).all()
         assert (found.share <= found.high).all()
+
+    def test_tasks_of_different_numbers_of_runs_weigh_the_same(self):
+        """1 of 2 and 3 of 3 make 3/4, not 4/5; 2² / (1/2 + 1/3) = 4.8 runs of one sample vary as much."""
+        found = profiles({"x": [np.asarray([0.0, 1.0]), np.ones(3)]}, np.asarray([0.5]))["x"]
+        assert found.share == pytest.approx([0.75])
+        # As the interval of .75 must be the solutions of (p - .75)² = z² p (1 - p) / 4.8.
+        square = stats.norm.ppf(0.975) ** 2
+        ends = np.sort(np.roots([1 + square / 4.8, -1.5 - square / 4.8, 0.75**2]))
+        np.testing.assert_allclose([found.low[0], found.high[0]], ends)
+
+
+class TestShareByTime:
+    def test_by_hand(self):
+        """4 runs, one reaches at 10, one ends at 20 without, one reaches at 30, one ends at 40: 1/4, then 5/8."""
+        times, shares = share_by_time([10, None, 30, None], [40, 20, 50, 40])
+        at = dict(zip(times, shares, strict=True))
+        assert at == pytest.approx({0: 0, 10: 1 / 4, 20: 1 / 4, 30: 5 / 8, 40: 5 / 8, 50: 5 / 8})
+
+    def test_none_reached(self):
+        assert share_by_time([None, None], [5, 7]) == ([0, 5, 7, 7], [0, 0, 0, 0])
+
+    def test_half_is_where_the_median_is(self):
+        times, horizons = [1.0, 2.0, None, 4.0, None, None], [9.0, 9.0, 2.0, 9.0, 9.0, 9.0]
+        corners, shares = share_by_time(times, horizons)
+        assert next(time for time, part in zip(corners, shares, strict=True) if part >= 0.5) == 4
+        assert time_to_event(times, horizons).median == 4
 
 
 class TestTimeToEvent:
