@@ -168,7 +168,7 @@ def gap(values: np.ndarray) -> float:
     return float(1 - np.minimum(values, 1).mean())
 
 
-def estimate(values: np.ndarray, statistic, rng: np.random.Generator, resamples: int = 60) -> list[float | None]:
+def estimate(values: np.ndarray, statistic, rng: np.random.Generator, resamples: int = 20) -> list[float | None]:
     value = float(statistic(values))
     if len(values) == 1:
         return [value, None, None]
@@ -202,7 +202,7 @@ def improvement(values: dict[str, np.ndarray], rng: np.random.Generator) -> dict
         return float(((a[:, None] > b) + 0.5 * (a[:, None] == b)).mean())
 
     def one(a: np.ndarray, b: np.ndarray) -> list[float]:
-        drawn = [chance(rng.choice(a, len(a)), rng.choice(b, len(b))) for _ in range(60)]
+        drawn = [chance(rng.choice(a, len(a)), rng.choice(b, len(b))) for _ in range(20)]
         return [chance(a, b), *np.quantile(drawn, (0.025, 0.975)).tolist()]
 
     return {a: {b: one(values[a], values[b]) for b in values if b != a} for a in values}

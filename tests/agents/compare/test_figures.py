@@ -52,6 +52,7 @@ def test_curves_are_those_of_the_summary(summary, made):
             drawn = line(axes, COLOURS[number])
             np.testing.assert_array_equal(drawn.get_xdata(), curves[axis]["x"])
             np.testing.assert_array_equal(drawn.get_ydata(), curves[axis]["iqm"])
+    assert axes.get_xlabel() == "seconds of training, as far as all seeds go"
     # 5 seconds beside 60: only a logarithm shows both.
     assert axes.get_xscale() == "log"
     assert made["CartPole-v1/learning curve"].axes[0].get_xscale() == "linear"
