@@ -147,7 +147,7 @@ def reaching_curve(title: str, shares: Mapping[str, tuple[Sequence[float], Seque
     axes.set_ylim(-0.03, 1.03)
     axes.xaxis.set_major_formatter(STEPS)
     axes.set_xlabel("environment steps")
-    axes.set_ylabel("share of seeds at the threshold")
+    axes.set_ylabel("share of seeds that have reached it")
     legend(figure, {label: look[label] for label in shares})
     return figure
 
@@ -175,7 +175,7 @@ def heat_map(title: str, chances: Mapping[str, Mapping[str, Any]], labels: Seque
                 ha="center",
                 va="center",
                 color=LIGHT if dark else DARK,
-                fontsize=9 if size <= 8 else 8,
+                fontsize=9 if size <= 8 else min(8, 115 / size),
                 fontweight="bold" if told_apart(chances[row][column]) else "normal",
             )
     axes.set_xlim(-0.5, size - 0.5)

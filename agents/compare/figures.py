@@ -57,7 +57,7 @@ def _of_environment(name: str, environment: Mapping[str, Any], look: appearance.
     # Where nobody looked for the threshold, there is nothing to show of it.
     shares = {label: _reached(agents[label]["runs"]) for label in best if agents[label]["steps_to_threshold"]}
     if shares:
-        title = f"{name}: share of seeds that have reached the threshold{rest}"
+        title = f"{name}: share at the threshold{rest}"
         yield "share at the threshold", charts.reaching_curve(title, shares, look)
     title = f"{name}: performance profile{rest}"
     yield (
