@@ -169,7 +169,7 @@ def _table(rows: Sequence[tuple[tuple[str, str], Row]]) -> Table:
     """The returns so far, a line each."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("environment", "agent"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column)  # the widest is cut where there is no room
     for column in ("runs", "running", "return, IQM", "s a run"):
         table.add_column(column, justify="right", no_wrap=True)
     for (env, label), row in rows:
@@ -179,7 +179,8 @@ def _table(rows: Sequence[tuple[tuple[str, str], Row]]) -> Table:
         running = str(len(row.running)) if row.running else ""
         score = f"{trim_mean(row.returns, 0.25):.1f}" if row.returns else ""
         pace = f"{sum(row.seconds) / len(row.seconds):.1f}" if row.seconds else ""
-        table.add_row(Text(env), Text(label), runs, running, score, pace)
+        names = (Text(name, no_wrap=True, overflow="ellipsis") for name in (env, label))
+        table.add_row(*names, runs, running, score, pace)
     return table
 
 

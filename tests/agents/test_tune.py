@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
 import sys
 import tempfile
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +19,11 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
+from sqlalchemy import event
 
 import agents.run
 import agents.tune.__main__ as command_module
-import agents.tune.study
+import agents.tune.storage
 import agents.tune.work
 from agents.config import CONFIGS, TUNING_SEEDS, resolve
 from agents.environments import make_training_env
@@ -35,6 +42,7 @@ from agents.tune.objective import (
 )
 from agents.tune.report import judge
 from agents.tune.spaces import CHOICES, DIMENSIONS, SPACES, find_space, to_keys
+from agents.tune.storage import open_storage
 from agents.tune.study import DESIGN, Stage, begin, completed, counts, enqueue_fixed, finished, open_study
 from agents.tune.work import run_stage, work
 
@@ -259,8 +267,8 @@ def test_the_total_is_kept_when_the_last_trial_is_begun_twice(tmp_path):
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 @pytest.mark.parametrize("heartbeat", [False, True], ids=["at once", "later"])
 def test_the_trial_of_a_dead_process_is_run_again(tmp_path, monkeypatch, heartbeat):
-    monkeypatch.setattr(agents.tune.study, "HEARTBEAT_SECONDS", 1)
-    monkeypatch.setattr(agents.tune.study, "GRACE_SECONDS", 1)
+    monkeypatch.setattr(agents.tune.storage, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(agents.tune.storage, "GRACE_SECONDS", 1)
     monkeypatch.setattr(agents.tune.work, "GRACE_SECONDS", 1)
     monkeypatch.setattr(agents.tune.work, "POLL_SECONDS", 0.2)
     search = begin(stage(tmp_path, trials=2))
@@ -268,7 +276,7 @@ def test_the_trial_of_a_dead_process_is_run_again(tmp_path, monkeypatch, heartbe
     dead = study.ask()
     if heartbeat:
         dead.set_user_attr("tuned", {})
-        agents.tune.study.open_storage(search.storage).record_heartbeat(dead._trial_id)
+        open_storage(search.storage).record_heartbeat(dead._trial_id)
     work(search, 0, nothing)
     assert study.get_trials()[dead.number].state == TrialState.FAIL
     assert len(finished(study)) == 2
@@ -276,16 +284,84 @@ def test_the_trial_of_a_dead_process_is_run_again(tmp_path, monkeypatch, heartbe
     assert len(again) == 1
 
 
-def test_workers_end_with_their_parent(tmp_path, monkeypatch):
-    class Dead:
-        def is_alive(self):
-            return False
+DRIVER = """
+import multiprocessing, pickle, sys
+from pathlib import Path
 
-    monkeypatch.setattr(multiprocessing, "parent_process", Dead)
-    search = begin(stage(tmp_path))
-    with pytest.raises(Interrupted):
-        work(search, 0, nothing)
-    assert not finished(open_study(search))
+from agents.tune.work import run_stage
+
+if __name__ == "__main__":
+    def tell():
+        print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+
+    run_stage(pickle.loads(Path(sys.argv[1]).read_bytes()), 2, tell)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
+def test_workers_end_with_their_parent_and_give_their_trials_back(tmp_path):
+    # So long that no evaluation would notice.
+    search = begin(stage(tmp_path, trials=2, keys={"timesteps": 100_000_000}))
+    study = open_study(search)
+    (tmp_path / "stage").write_bytes(pickle.dumps(search))
+    (tmp_path / "driver.py").write_text(DRIVER)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment.pop("OMP_NUM_THREADS", None)
+    driver = subprocess.Popen(
+        [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "stage")],
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    try:
+        workers = [Path("/proc", pid) for pid in driver.stdout.readline().split()]
+        assert len(workers) == 2
+        # They share the cores.
+        share = max(1, os.cpu_count() // 2)
+        for worker in workers:
+            assert f"OMP_NUM_THREADS={share}" in (worker / "environ").read_text().split("\0")
+        deadline = time.monotonic() + 60
+        while sum("tuned" in trial.user_attrs for trial in study.get_trials()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1.0)  # training is under way
+    finally:
+        driver.kill()
+        driver.wait()
+        driver.stdout.close()
+    deadline = time.monotonic() + 8  # sooner than they would be killed
+    while left := [worker for worker in workers if worker.exists()]:
+        if time.monotonic() > deadline:
+            for worker in left:
+                os.kill(int(worker.name), signal.SIGKILL)
+            pytest.fail("workers went on")
+        time.sleep(0.1)
+    trials = study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 2 + [TrialState.WAITING] * 2
+    assert {trial.user_attrs.get("design", -1) for trial in trials[2:]} == {-1, 0}
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_sqlite_hands_a_waiting_trial_to_one_process(tmp_path):
+    """A second one asks between the moments in which the first one sees that the trial waits, and takes it."""
+    search = begin(stage(tmp_path, trials=1))
+    first, second = open_study(search), open_study(search)
+    taken: list[int] = []
+    # A daemon: it waits for the database, and if it gets it too soon, it is not to hold up the end of the tests.
+    other = threading.Thread(target=lambda: taken.append(second.ask().number), daemon=True)
+
+    @event.listens_for(first._storage._backend.engine, "before_cursor_execute")
+    def about_to(connection, cursor, statement, *rest):
+        if statement.startswith("UPDATE trials") and other.ident is None:
+            other.start()
+            other.join(1.0)
+
+    taken.append(first.ask().number)
+    other.join(30.0)
+    # The shipped settings, which waited, and a trial of the sampler's.
+    assert sorted(taken) == [0, 1]
 
 
 def test_bad_trials_are_pruned_and_leave_nothing(tmp_path, monkeypatch):
@@ -467,7 +543,9 @@ def test_writes_the_winning_block(command, tmp_path):
     configs = tmp_path / "configs"
     configs.mkdir()
     file = configs / "a2c.yaml"
-    file.write_text(f"# Mine.\ndefault:\n  n_envs: 8\n{BANDIT}:\n  learning_rate: 1e-7  # too low\n  activation: relu\n")
+    file.write_text(
+        f"# Mine.\ndefault:\n  n_envs: 8\n{BANDIT}:\n  learning_rate: 1e-7  # too low\n  activation: relu\n"
+    )
     argv = (*QUICK, "--trials", 4, "--confirm", 2)
     outcome = command(lambda words: main(words, configs), *argv, "--write")
     assert outcome.status == 0, outcome
@@ -538,7 +616,7 @@ def test_passwords_are_not_told(command):
     ("change", "complaint"),
     [
         (("--timesteps", 700), "timesteps 600, not 700"),
-        (("--seeds-per-trial", 2), "seeds [10000000], not [10000000, 10001000]"),
+        (("--seeds-per-trial", 2), "seeds [10000000], not [10000000, 10000001]"),
         (("--agent", "ppo"), "agent a2c, not ppo; another search space"),
         (("--env", "CartPole-v1"), f"env {BANDIT}, not CartPole-v1"),
     ],

@@ -178,18 +178,22 @@ DRIVER = """
 import signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
+from contextlib import closing
 from agents.compare.fan_out import fan_out
+from agents.errors import Interrupted
+from agents.signals import terminating
 from test_fan_out import linger
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
-    list(fan_out(linger, [Path({directory!r})] * 2, jobs=2))
-except KeyboardInterrupt:
+    with terminating(), closing(fan_out(linger, [Path({directory!r})] * 2, jobs=2)) as results:
+        list(results)
+except (Interrupted, KeyboardInterrupt):
     print("interrupted")
 """
 
 
 @needs_proc
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_the_command(tmp_path, by):
     script = tmp_path / "driver.py"
     script.write_text(DRIVER.format(tests=str(Path(__file__).parent), directory=str(tmp_path)))
@@ -206,11 +210,11 @@ def test_no_worker_outlives_the_command(tmp_path, by):
         if by == signal.SIGINT:
             os.killpg(driver.pid, by)  # as a terminal does: to all of them
         else:
-            driver.kill()
+            driver.send_signal(by)  # to the command alone
         wait_until_gone(processes, seconds=5.0)
         out, err = driver.communicate(timeout=10.0)
     finally:
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGKILL)
-    if by == signal.SIGINT:
+    if by != signal.SIGKILL:
         assert (driver.returncode, out, err) == (0, "interrupted\n", "")
