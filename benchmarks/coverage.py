@@ -27,7 +27,8 @@ from rich.table import Table
 from scipy import stats
 
 from agents.compare.improvement import probability_of_improvement
-from agents.compare.statistics import AGGREGATES, CONFIDENCE, aggregates, band, profiles, share, time_to_event
+from agents.compare.statistics import AGGREGATES, CONFIDENCE, aggregates, band, profiles, share
+from agents.compare.survival import time_to_event
 
 RESULT = Path(__file__).resolve().parent / "results" / "coverage.json"
 SEEDS = (5, 10, 20, 30)
@@ -77,14 +78,14 @@ def of_aggregates(simulations: int) -> Iterator[Coverage]:
             runs = [np.stack([task(rng, seeds) for task in tasks], axis=1) for _ in range(simulations)]
             hits = dict.fromkeys(NAMES, 0)
             for scores in runs:
-                found = aggregates({law: scores}, NAMES, resamples=RESAMPLES)[law]
+                found = aggregates({law: list(scores.T)}, NAMES, resamples=RESAMPLES)[law]
                 for name in NAMES:
                     hits[name] += covers(found[name].low, truths[name], found[name].high)
             for name in NAMES:
                 yield counted(name, law, seeds, truths[name], hits[name], simulations)
             if len(tasks) == 1:
                 # A simulated run set is a point of a curve.
-                _, low, high = band(np.concatenate(runs, axis=1))
+                _, low, high = band(np.concatenate(runs, axis=1), resamples=RESAMPLES)
                 found_hits = sum(covers(a, truths["iqm"], b) for a, b in zip(low, high, strict=True))
                 yield counted("band", law, seeds, truths["iqm"], found_hits, simulations)
             if seeds == 20:
@@ -129,7 +130,7 @@ def of_improvement(simulations: int) -> Iterator[Coverage]:
                 tuple(np.stack([pair[side](rng, seeds) for pair in tasks], axis=1) for side in (0, 1))
                 for _ in range(simulations)
             ]
-            found = [probability_of_improvement(a, b) for a, b in runs]
+            found = [probability_of_improvement(list(a.T), list(b.T)) for a, b in runs]
             hits = sum(covers(one.low, truth, one.high) for one in found)
             yield counted("improvement", law, seeds, truth, hits, simulations)
             if seeds == 20 and len(tasks) == 1:
@@ -170,7 +171,7 @@ def of_profiles(simulations: int) -> Iterator[Coverage]:
         hits = np.zeros(len(thresholds), dtype=int)
         for _ in range(simulations):
             scores = np.stack([task(rng, seeds) for task in TASKS], axis=1)
-            found = profiles({"": scores}, thresholds)[""]
+            found = profiles({"": list(scores.T)}, thresholds)[""]
             hits += [covers(*ends) for ends in zip(found.low, truths, found.high, strict=True)]
         for threshold, truth, count in zip(thresholds, truths, hits.tolist(), strict=True):
             yield counted("profile", f"four tasks, > {threshold:g}", seeds, truth, count, simulations)
