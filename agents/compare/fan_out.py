@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import textwrap
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -29,6 +30,8 @@ Call = Callable[[Any], "Answer"]
 LOOK_SECONDS = 10.0
 # How often to try an item whose process dies under it: in a crash, of want of memory, with the machine.
 ATTEMPTS = 2
+# Letters: some errors print whole tensors.
+LONGEST_ERROR = 300
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def answer(function: Callable[[Item], Value], item: Item) -> Answer:
         os.kill(os.getpid(), signal.SIGTERM)
         raise
     except BaseException as error:  # also SystemExit, which would otherwise pass for a crash
-        return Answer(error=f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "))
+        told = f"{type(error).__name__}: {error}".rstrip(": ")
+        return Answer(error=textwrap.shorten(told, LONGEST_ERROR, placeholder=" …"))
 
 
 def _work(

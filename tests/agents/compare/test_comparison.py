@@ -258,7 +258,10 @@ class Moody(gym.Env):
         return self.observation_space.sample(), float(self.mood), True, False, {}
 
 
-@pytest.mark.parametrize(("mood", "reason"), [("raise", "RuntimeError: not in the mood"), ("inf", "is inf")])
+@pytest.mark.filterwarnings("ignore:.*The reward is an inf value")
+@pytest.mark.parametrize(
+    ("mood", "reason"), [("raise", "RuntimeError: not in the mood"), ("inf", "ValueError: Expected parameter logits")]
+)
 def test_an_environment_that_raises_ends_its_runs_and_not_the_command(
     mood, reason, tmp_path, command, in_process, monkeypatch
 ):
@@ -270,9 +273,9 @@ def test_an_environment_that_raises_ends_its_runs_and_not_the_command(
         assert "no normalised scores on Moody-v0" in outcome.err
         summary = json.loads((tmp_path / "out" / "comparison.json").read_text())
         (failed,) = summary["failed"]
-        if mood == "raise":
-            assert failed["reason"] == reason
-            assert reason in " ".join(outcome.err.split())
+        assert failed["reason"].startswith(reason)
+        assert len(failed["reason"]) <= 300  # not the whole tensor
+        assert reason in " ".join(outcome.err.split())
 
 
 def test_modules_of_the_users_own_are_not_sent_to_a_cluster(tmp_path, command, monkeypatch):
