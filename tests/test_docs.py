@@ -79,3 +79,13 @@ def test_coverage_table_of_comparisons(statistics: tuple[str, ...], but: str, be
         rf"^{re.escape(beginning)}(.*?) %", (ROOT / "docs" / "comparisons.md").read_text("utf-8"), flags=re.MULTILINE
     )
     assert row == f"{min(found):.1f} to {max(found):.1f}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_results_are_lines_of_the_report(page: str) -> None:
+    report = (ROOT / "benchmarks" / "comparison" / "report.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    # Rows with an interval.
+    rows = [line for line in lines if re.match(r"\| `[^`]+` \|.* \[[^\]]+\]", line)]
+    assert rows
+    assert set(rows) <= set(report)
