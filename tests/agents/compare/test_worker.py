@@ -155,26 +155,26 @@ def test_a_return_that_is_not_finite_is_a_failed_run(job, monkeypatch):
         assert not list(job.path.parents[3].glob("**/*seed*"))
 
 
-def signalled_once(job: Job) -> None:
-    """Run; the first time, SIGTERM comes in the middle of it."""
-    mark = job.path.parents[3] / "signalled"
-    if not mark.exists():
-        mark.touch()
-        between_updates = LogRows.between_updates
-
-        def signalled(self):
-            signal.raise_signal(signal.SIGTERM)
-            return between_updates(self)
-
-        LogRows.between_updates = signalled
-    worker.run_here(job)
-
-
 def test_a_run_whose_process_is_told_to_end_is_run_again(job):
+    mark = job.path.parents[3] / "signalled"
+
+    # In here it is sent by value: the process need not find this module.
+    def signalled_once(job: Job) -> None:
+        if not mark.exists():
+            mark.touch()
+            between_updates = LogRows.between_updates
+
+            def signalled(self):
+                signal.raise_signal(signal.SIGTERM)
+                return between_updates(self)
+
+            LogRows.between_updates = signalled
+        worker.run_here(job)
+
     job.path.parent.mkdir(parents=True)
     (done,) = fan_out(signalled_once, [job], jobs=1)
     assert done.error is None
-    assert (job.path.parents[3] / "signalled").exists()
+    assert mark.exists()
     assert job.finished
     assert names(job) == ["seed3"]
 
