@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.callbacks import Session
+from agents.formats import compact
 
 DisplayKind = Literal["bar", "lines", "none"]
 
@@ -24,14 +25,6 @@ SHOWN = (
     ("temperature", "train/temperature", 1, ".2f"),
 )
 REFRESH_SECONDS = 0.2
-
-
-def steps(number: float) -> str:
-    """A number of steps in at most five characters: 950, 12.8k, 1.25M."""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.0f}"
 
 
 class Display(BaseCallback):
@@ -63,8 +56,8 @@ class Display(BaseCallback):
         done = self.model.num_timesteps
         episodes: Sequence[dict[str, float]] = self.model.ep_info_buffer or ()
         returns = [f"return {np.mean([episode['r'] for episode in episodes]):.1f}"] if episodes else []
-        speed = f"{steps(done / max(self.session.clock.seconds, 1e-9))} steps/s"
-        return " · ".join([f"{steps(done)}/{steps(self.total)}", *returns, *self.shown.values(), speed])
+        speed = f"{compact(done / max(self.session.clock.seconds, 1e-9))} steps/s"
+        return " · ".join([f"{compact(done)}/{compact(self.total)}", *returns, *self.shown.values(), speed])
 
 
 class ProgressBar(Display):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from agents.compare.formats import compact
+from agents.formats import compact
 
 # Told apart by people with any colour vision (Petroff 2021, arXiv:2107.02270); matplotlib's `petroff10`.
 COLOURS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]

@@ -13,7 +13,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from agents.callbacks import EPISODES_THAT_COUNT
 from agents.compare import tables
-from agents.compare.formats import compact, fixed, percent, ranges, slugs
 from agents.compare.ranking import (
     TOLERANCE,
     curves_shown,
@@ -24,6 +23,7 @@ from agents.compare.ranking import (
     told_apart,
     usual_steps,
 )
+from agents.formats import compact, fixed, percent, ranges, slugs
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),

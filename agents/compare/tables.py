@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.compare.figures import AGGREGATES
-from agents.compare.formats import (
+from agents.compare.ranking import other_steps, other_steps_across, ranked, ranked_across, steps_taken, told_apart
+from agents.formats import (
     UNKNOWN,
     compact,
     decimals,
@@ -19,7 +20,6 @@ from agents.compare.formats import (
     seconds,
     time_to_threshold,
 )
-from agents.compare.ranking import other_steps, other_steps_across, ranked, ranked_across, steps_taken, told_apart
 
 # More columns than this do not fit on a page; the heat map shows more.
 BEST = 6

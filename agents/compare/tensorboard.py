@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from agents.compare import markdown
 from agents.compare.figures import figures, pixels
-from agents.compare.formats import slugs
 from agents.compare.ranking import all_labels
+from agents.formats import slugs
 from agents.run_directory import write_atomically
 
 

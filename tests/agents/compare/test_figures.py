@@ -11,7 +11,7 @@ from matplotlib.colors import same_color
 from synthetic_comparison import Player, Task, comparison
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.compare import formats
+from agents import formats
 from agents.compare.appearance import COLOURS
 from agents.compare.figures import figures, pixels, svg
 from agents.compare.ranking import ranked, ranked_across

@@ -1,4 +1,4 @@
-"""How numbers are written in reports: three significant figures or so, and never more than the seeds can tell."""
+"""How numbers are written in reports and on the terminal: three significant figures or so, no more than is known."""
 
 from __future__ import annotations
 
