@@ -170,6 +170,25 @@ class ActionFactors:
         grid = torch.cartesian_prod(*(torch.arange(n, device=device) for n in self.sizes))
         return self.one_hot(grid.reshape(self.joint_size, len(self.sizes)), dtype)
 
+    def repair(self, indices: Tensor, mask: Tensor) -> Tensor:
+        """Replace choices that a mask forbids by allowed ones, always the same ones.
+
+        Choice `k` of a factor with `m` allowed choices becomes the allowed choice number `k mod m`. Whoever knows the
+        mask, the environment at the time or a critic afterwards, so agrees on what was done in place of the forbidden.
+
+        Args:
+            indices: Choices `[..., D]` counted from 0.
+            mask: Boolean `[..., N]`, true where a choice is allowed; at least one of each factor must be.
+
+        Returns:
+            `[..., D]`, the same where the mask allows it.
+        """
+        allowed = self.pad(mask, False)
+        rank = allowed.cumsum(-1) - 1
+        wanted = indices % (rank[..., -1] + 1).clamp_min(1)
+        substitutes = (allowed & (rank == wanted[..., None])).int().argmax(-1)
+        return torch.where(allowed.gather(-1, indices[..., None]).squeeze(-1), indices, substitutes)
+
     def to_env(self, indices: Tensor) -> Tensor:
         """Indices `[..., D]` counted from 0 to environment actions `[..., *shape]`, still a tensor."""
         actions = indices + self._constant("start", indices.device) if any(self.start) else indices

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gumbel_rl.actions import ActionFactors
-from gumbel_rl.algorithms.policies import POLICY_ALIASES, ActorCriticPolicy, check_observation_space
+from gumbel_rl.algorithms.policies import POLICY_ALIASES, ActorCriticPolicy
 from gumbel_rl.algorithms.rollouts import CHUNK, FloatArray, Rollout, split, stack
+from gumbel_rl.sb3.observations import check_observation_space
 from gumbel_rl.schedules import Schedule, ScheduleLike, make_schedule, make_temperature
 
 # The returns' mean and spread that scale the critic's value are moving averages over about 1 / RATE iterations. The

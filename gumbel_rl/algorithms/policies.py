@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from gumbel_rl.actions import ActionFactors
 from gumbel_rl.critics import Additive, mlp
 from gumbel_rl.distributions import FactoredCategorical
+from gumbel_rl.sb3.observations import ObservationFeatures, check_observation_space
 
 NetArch = list[int] | dict[str, list[int]]
 
 
-class ActorCriticPolicy(BasePolicy):
+class ActorCriticPolicy(ObservationFeatures, BasePolicy):
     """Actor `logits(s)` over the factors of a discrete action space, and critic `V(s) + sum_d <z_d, a_d(s)>`.
 
     Args:
@@ -63,7 +64,6 @@ class ActorCriticPolicy(BasePolicy):
             raise ValueError("state-dependent exploration is for continuous actions")
         self.factors = ActionFactors.from_space(action_space)
         check_observation_space(observation_space)
-        self._starts = _starts(observation_space)
         super().__init__(
             observation_space,
             action_space,
@@ -123,18 +123,6 @@ class ActorCriticPolicy(BasePolicy):
         if self.training != mode:
             self.train(mode)
 
-    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> Tensor:
-        """Features `[B, F]` of observations `[B, ...]`."""
-        # Stable-Baselines3 makes one-hots of integers that it takes to begin at 0.
-        if isinstance(obs, dict):
-            obs = {
-                key: value - self._starts[key].to(value.device) if key in self._starts else value
-                for key, value in obs.items()
-            }
-        elif "" in self._starts:
-            obs = obs - self._starts[""].to(obs.device)
-        return super().extract_features(obs, features_extractor)
-
     def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
         """The policy at observations `[B, ...]`: logits `[B, N]`."""
         logits = self.actor(self.extract_features(obs, self.features_extractor))
@@ -163,29 +151,6 @@ class ActorCriticPolicy(BasePolicy):
 def _default_options(optimizer_class: type[torch.optim.Optimizer]) -> dict[str, Any]:
     # eps as in the reference implementations of PPO and A2C; the fused step halves the cost of small networks.
     return {"eps": 1e-5, "fused": True} if issubclass(optimizer_class, torch.optim.Adam) else {}
-
-
-def check_observation_space(space: spaces.Space[Any]) -> None:
-    """Refuse a space that Stable-Baselines3 cannot make features of.
-
-    Raises:
-        TypeError: It is not Box, Discrete, MultiDiscrete, MultiBinary or a Dict of these.
-    """
-    parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
-    if not all(
-        isinstance(part, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) for part in parts
-    ):
-        raise TypeError(
-            f"observation space {space} is not supported; supported are Box, Discrete, MultiDiscrete, MultiBinary, and "
-            "a Dict of these"
-        )
-
-
-def _starts(space: spaces.Space[Any]) -> dict[str, Tensor]:
-    """The smallest values of integer observations that do not begin at 0, by key; the key of a plain space is empty."""
-    parts = space.items() if isinstance(space, spaces.Dict) else [("", space)]
-    starts = {key: np.asarray(getattr(part, "start", 0)) for key, part in parts}
-    return {key: torch.as_tensor(start) for key, start in starts.items() if start.any()}
 
 
 def _no_schedule(_: float) -> float:
