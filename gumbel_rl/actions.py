@@ -131,6 +131,8 @@ class ActionFactors:
             return offsets
         if name == "start":
             return np.array(self.start)
+        if name == "owner":  # [N] -> the factor that an entry belongs to
+            return np.repeat(np.arange(len(sizes)), sizes)
         if name == "valid":
             return choice < sizes[:, None]
         if name == "gather":  # [D, K] -> position in the flat one-hot; padding points at the block's first entry
@@ -163,7 +165,15 @@ class ActionFactors:
     def one_hot(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Indices `[..., D]` counted from 0 to a flat one-hot `[..., N]`."""
         flat = torch.zeros(*indices.shape[:-1], self.width, dtype=dtype, device=indices.device)
-        return flat.scatter_(-1, indices + self._constant("offsets", indices.device), 1.0)
+        return flat.scatter_(-1, self.positions(indices), 1.0)
+
+    def positions(self, indices: Tensor) -> Tensor:
+        """Indices `[..., D]` counted from 0 to their entries in a flat one-hot, integers `[..., D]` below `N`."""
+        return indices + self._constant("offsets", indices.device)
+
+    def repeat(self, rows: Tensor) -> Tensor:
+        """One row for each factor, `[..., D, H]`, to one for each choice: `[..., N, H]`."""
+        return rows.index_select(-2, self._constant("owner", rows.device))
 
     def vertices(self, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """All joint actions as one-hots `[joint_size, N]`, the last factor running fastest."""

@@ -6,13 +6,16 @@ A critic is a module on state features `[B, F]`. `critic.at(features)` runs the 
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gumbel_rl.actions import ActionFactors
 
@@ -33,7 +36,7 @@ class Critic(nn.Module, ABC):
             factors is its value at the probabilities, and its slope at an action is a difference of true values.
     """
 
-    multilinear: ClassVar[bool]
+    multilinear: bool
 
     @abstractmethod
     def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
@@ -42,6 +45,10 @@ class Critic(nn.Module, ABC):
     def forward(self, features: Tensor, actions: Tensor) -> Tensor:
         """Values `[*, B]` of actions `[*, B, N]` in states with features `[B, F]`."""
         return self.at(features)(actions)
+
+    def regression_actions(self, actions: Tensor) -> Tensor:
+        """The actions `[B, N]` to fit the value at, in place of the one-hots `[B, N]` that were taken."""
+        return actions
 
 
 class ActionLinear(Critic):
@@ -138,17 +145,77 @@ def centre(advantages: Tensor, probs: Tensor, factors: ActionFactors) -> Tensor:
     return factors.flatten(blocks - means)
 
 
+class Multilinear(Critic):
+    """`Q(s, z) = V(s) + sum_d <z_d, a_d(s)> + sum_{c<d} <u_c, u_d>_±`, heads and the interactions of all pairs.
+
+    `u_d = sum_k z_dk w_dk(s)` is the embedding, of `rank` numbers, of what factor `d` chose. In the product of two
+    embeddings every other term counts negatively, without which no factor could work against itself in another. The
+    sum over pairs takes time linear in the number of factors: `((sum_d u_d)^2 - sum_d u_d^2) / 2`.
+
+    Args:
+        features_dim: `F`.
+        factors: The action's factors. With one there are no interactions, and the value is that of `Additive`.
+        net_arch: Widths of the hidden layers, shared by all outputs.
+        activation: Between the layers.
+        rank: Numbers of an embedding.
+
+    Raises:
+        ValueError: `rank` is below 1.
+    """
+
+    multilinear = True
+    signs: Tensor
+
+    def __init__(
+        self,
+        features_dim: int,
+        factors: ActionFactors,
+        net_arch: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+        rank: int = 8,
+    ) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
+        self.factors = factors
+        self.rank = rank if len(factors.sizes) > 1 else 0
+        self.net = mlp([features_dim, *net_arch, 1 + (1 + self.rank) * factors.width], activation)
+        self.register_buffer("signs", torch.tensor([1.0, -1.0]).repeat(rank)[: self.rank], persistent=False)
+        with torch.no_grad():
+            # Interactions begin small: there are many pairs, and what they add up to would drown the heads.
+            for parameter in self.net[-1].parameters():
+                parameter[1 + factors.width :] *= 0.1
+
+    def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
+        width = self.factors.width
+        value, heads, embeddings = self.net(features).split([1, width, self.rank * width], -1)
+        embeddings = embeddings.unflatten(-1, (self.rank, width)) if self.rank else None
+
+        def q(actions: Tensor) -> Tensor:
+            result: Tensor = value.squeeze(-1) + (actions * heads).sum(-1)
+            if embeddings is None:
+                return result
+            chosen = self.factors.pad(actions.unsqueeze(-2) * embeddings, 0.0).sum(-1)  # u_d, [*, B, rank, D]
+            pairs = (chosen.sum(-1).square() - chosen.square().sum(-1)) / 2
+            return result + (pairs * self.signs).sum(-1)
+
+        return q
+
+
 class MLPCritic(Critic):
     """`Q(s, z) = MLP([features, z])`, the action as an input.
 
     Able to represent any value at the one-hots, but data at the one-hots leave its slope between them arbitrary: a
-    pathwise estimator through it may follow a gradient that means nothing.
+    pathwise estimator through it may follow a gradient that means nothing. With `interpolated_learning` it is fitted
+    to the same targets at points between the action taken and a random one, `(1 - w) z + w u` with `w` uniform in
+    `[0, 1]` and `u` uniform on the simplex of each factor (He et al. 2025, section 4).
 
     Args:
         features_dim: `F`.
         factors: The action's factors.
         net_arch: Widths of the hidden layers.
         activation: Between the layers.
+        interpolated_learning: Fit the value between the one-hots too.
     """
 
     multilinear = False
@@ -159,18 +226,127 @@ class MLPCritic(Critic):
         factors: ActionFactors,
         net_arch: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
+        interpolated_learning: bool = False,
     ) -> None:
         super().__init__()
+        self.factors = factors
+        self.interpolated_learning = interpolated_learning
         self.net = mlp([features_dim + factors.width, *net_arch, 1], activation)
 
-    def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
-        def value(actions: Tensor) -> Tensor:
-            expanded = features.expand(*actions.shape[:-1], -1)
-            result: Tensor = self.net(torch.cat([expanded, actions], -1)).squeeze(-1)
-            return result
+    def regression_actions(self, actions: Tensor) -> Tensor:
+        if not self.interpolated_learning:
+            return actions
+        # Normalised exponential variables are uniform on the simplex.
+        blocks = self.factors.pad(torch.empty_like(actions).exponential_(), 0.0)
+        uniform = self.factors.flatten(blocks / blocks.sum(-1, keepdim=True))
+        return torch.lerp(actions, uniform, torch.rand_like(actions[..., :1]))
 
+    def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
+        state = self._first(features)
+        return lambda actions: self._rest(state + self._embed(actions))
+
+    # The first layer is linear: what it makes of the features is computed once for all actions.
+
+    @property
+    def _first_layer(self) -> nn.Linear:
+        layer = self.net[0]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def _first(self, features: Tensor) -> Tensor:
+        return F.linear(features, self._first_layer.weight[:, : features.shape[-1]], self._first_layer.bias)
+
+    def _embed(self, actions: Tensor) -> Tensor:
+        return F.linear(actions, self._first_layer.weight[:, -self.factors.width :])
+
+    def _rest(self, hidden: Tensor) -> Tensor:
+        value: Tensor = self.net[1:](hidden).squeeze(-1)
         return value
 
 
-CRITICS: dict[str, type[Critic]] = {"action-linear": ActionLinear, "additive": Additive, "mlp": MLPCritic}
+class InterpolatedMLP(MLPCritic):
+    """An MLP of the action at the one-hots, and a straight line from one-hot to one-hot between them.
+
+    `Q(s, z) = MLP(s, v) + sum_d sum_k (z_dk - v_dk) MLP(s, [k, v_-d])` with `v` the vertex nearest to `z`: the value of
+    every swap of a single factor's choice. Its slope at an action is therefore made of true values, factor by factor,
+    whatever the others do. With one factor it is `sum_k z_k MLP(s, k)`, linear. It costs `N + 1` evaluations where a
+    slope is asked for, in one batch, and one where none is.
+
+    Args:
+        features_dim: `F`.
+        factors: The action's factors.
+        net_arch: Widths of the hidden layers.
+        activation: Between the layers.
+    """
+
+    def __init__(
+        self,
+        features_dim: int,
+        factors: ActionFactors,
+        net_arch: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__(features_dim, factors, net_arch, activation)
+        self.multilinear = len(factors.sizes) == 1
+
+    def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
+        state = self._first(features)
+        columns = self._first_layer.weight[:, -self.factors.width :].t()  # [N, H]
+
+        def q(actions: Tensor) -> Tensor:
+            indices = self.factors.indices(actions.detach())
+            vertex = self.factors.one_hot(indices, actions.dtype)
+            hidden = state + self._embed(vertex)
+            value = self._rest(hidden)
+            if not actions.requires_grad and torch.equal(vertex, actions):
+                return value
+            chosen = columns[self.factors.positions(indices)]  # [*, B, D, H]
+            swaps = hidden.unsqueeze(-2) - self.factors.repeat(chosen) + columns  # [*, B, N, H]
+            return value + ((actions - vertex) * self._rest(swaps)).sum(-1)
+
+        return q
+
+
+CRITICS: dict[str, type[Critic]] = {
+    "action-linear": ActionLinear,
+    "additive": Additive,
+    "multilinear": Multilinear,
+    "interpolated": InterpolatedMLP,
+    "mlp": MLPCritic,
+}
 """Every critic by its id."""
+
+
+def make_critic(
+    critic_id: str,
+    features_dim: int,
+    factors: ActionFactors,
+    net_arch: Sequence[int] = (64, 64),
+    activation: type[nn.Module] = nn.Tanh,
+    **options: Any,
+) -> Critic:
+    """Make a critic by its id.
+
+    Args:
+        critic_id: A key of `CRITICS`.
+        features_dim: `F`.
+        factors: The action's factors.
+        net_arch: Widths of the hidden layers.
+        activation: Between the layers.
+        **options: Further arguments of the critic's class, for example `rank=8`.
+
+    Raises:
+        ValueError: An unknown id (the message names the nearest), or a value the critic refuses.
+        TypeError: An option the critic does not have.
+    """
+    if critic_id not in CRITICS:
+        near = difflib.get_close_matches(str(critic_id), CRITICS, n=1, cutoff=0.4)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown critic {critic_id!r}{hint}; known are {', '.join(CRITICS)}")
+    cls = CRITICS[critic_id]
+    allowed = list(inspect.signature(cls).parameters)[4:]
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+        raise TypeError(f"critic {critic_id!r} has no option {unknown[0]!r}; {takes}")
+    return cls(features_dim, factors, net_arch, activation, **options)

@@ -67,10 +67,21 @@ def without_mask(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 
 def mask_in(observation: PyTorchObs) -> Tensor | None:
-    """The action mask in observations `[B, ...]`, boolean `[B, N]`, or `None`."""
+    """The action mask in observations `[B, ...]`, boolean `[B, N]`, or `None`.
+
+    Raises:
+        ValueError: The mask has entries other than 0 and 1: it went through `VecNormalize`.
+    """
     if not isinstance(observation, dict) or MASK_KEY not in observation:
         return None
-    return observation[MASK_KEY].flatten(1) > 0.5
+    entries = observation[MASK_KEY].flatten(1)
+    # Only a mask in a Box of floats can have been normalised, which would allow and forbid at random.
+    if entries.is_floating_point() and not bool(((entries == 0) | (entries == 1)).all()):
+        raise ValueError(
+            f"the observation's {MASK_KEY!r} has entries other than 0 and 1; if that is VecNormalize's doing, give it "
+            "norm_obs_keys without the mask, or declare the mask as MultiBinary"
+        )
+    return entries > 0.5
 
 
 def default_extractor(space: spaces.Space[Any]) -> type[BaseFeaturesExtractor]:

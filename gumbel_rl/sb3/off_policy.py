@@ -1,0 +1,354 @@
+"""What the plug-in policies for SAC, TD3 and DDPG share: actor, critics, temperature, and checks of the algorithm."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.type_aliases import Schedule as LearningRate
+from torch import Tensor, nn
+
+from gumbel_rl.critics import make_critic
+from gumbel_rl.distributions import FactoredCategorical
+from gumbel_rl.estimators import Estimator, TemperatureEstimator, make_estimator
+from gumbel_rl.sb3.observations import (
+    ObservationFeatures,
+    check_mask_space,
+    check_observation_space,
+    default_extractor,
+    mask_in,
+    without_mask,
+)
+from gumbel_rl.sb3.policy_output import attached_output
+from gumbel_rl.schedules import Constant, Schedule, ScheduleLike, make_temperature
+from gumbel_rl.wrappers import OneHotBox
+
+NetArch = list[int] | dict[str, list[int]]
+
+# The first policy is nearly uniform, as that of the on-policy algorithms.
+LAST_LAYER_SCALE = 0.01
+
+
+class GumbelActor(ObservationFeatures, BasePolicy):
+    """Actor `logits(s)` over the factors of a discrete action, for algorithms that take it for a continuous one.
+
+    Args:
+        observation_space: The observations.
+        action_space: The one-hots.
+        net_arch: Widths of the hidden layers.
+        features_extractor: Turns observations into features.
+        features_dim: `F`.
+        activation_fn: Between the layers.
+        estimator: Estimator of the policy gradient, the same object for all that take it from here.
+        normalize_images: Divide images by 255.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: OneHotBox,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module],
+        estimator: Estimator,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        self.factors = action_space.factors
+        self.estimator = estimator
+        self.net = nn.Sequential(*create_mlp(features_dim, self.factors.width, net_arch, activation_fn))
+        with torch.no_grad():
+            for parameter in self.net[-1].parameters():
+                parameter.mul_(LAST_LAYER_SCALE)
+
+    def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
+        """The policy at observations `[B, ...]`, with their masks: logits `[B, N]`."""
+        logits = self.net(self.extract_features(obs, self.features_extractor))
+        return FactoredCategorical(logits, self.factors, mask_in(obs))
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Actions `[B, N]`, exactly -1 or +1."""
+        dist = self.distribution(obs)
+        return 2.0 * (dist.mode if deterministic else dist.sample()) - 1.0
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self.forward(observation, deterministic)
+
+
+class GumbelCritics(ObservationFeatures):
+    """Critics `Q_i(s, z)` of observations and one-hot actions, called as those of Stable-Baselines3 are.
+
+    Args:
+        observation_space: The observations.
+        action_space: The one-hots.
+        net_arch: Widths of the hidden layers.
+        features_extractor: Turns observations into features, for all critics.
+        features_dim: `F`.
+        activation_fn: Between the layers.
+        normalize_images: Divide images by 255.
+        n_critics: How many.
+        share_features_extractor: The features are the actor's, and these losses do not train them.
+        critic: Id of the critic.
+        critic_kwargs: Its options.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: OneHotBox,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module],
+        normalize_images: bool = True,
+        n_critics: int = 2,
+        share_features_extractor: bool = False,
+        critic: str = "multilinear",
+        critic_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.share_features_extractor = share_features_extractor
+        self.factors = action_space.factors
+        options = critic_kwargs or {}
+        self.critics = nn.ModuleList(
+            make_critic(critic, features_dim, self.factors, net_arch, activation_fn, **options)
+            for _ in range(n_critics)
+        )
+
+    def forward(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
+        """Values `[B, 1]` of every critic, for actions `[B, N]` in -1..1 or an actor's output."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.share_features_extractor):
+            features = self.extract_features(obs, self._extractor)
+        return self._values(obs, features, actions, len(self.critics))
+
+    def q1_forward(self, obs: PyTorchObs, actions: Tensor) -> Tensor:
+        """Values `[B, 1]` of the first critic, with no gradient towards the features."""
+        with torch.no_grad():
+            features = self.extract_features(obs, self._extractor)
+        return self._values(obs, features, actions, 1)[0]
+
+    @property
+    def _extractor(self) -> BaseFeaturesExtractor:
+        assert self.features_extractor is not None
+        return self.features_extractor
+
+    def _values(self, obs: PyTorchObs, features: Tensor, actions: Tensor, count: int) -> tuple[Tensor, ...]:
+        critics: list[Any] = list(self.critics)[:count]
+        output = attached_output(actions)
+        if output is not None:
+            return tuple(output.value(critic, features).unsqueeze(-1) for critic in critics)
+        one_hots = self._executed(obs, (actions + 1.0) / 2.0)
+        if torch.is_grad_enabled():
+            one_hots = critics[0].regression_actions(one_hots)
+        return tuple(critic(features, one_hots).unsqueeze(-1) for critic in critics)
+
+    def _executed(self, obs: PyTorchObs, actions: Tensor) -> Tensor:
+        """The actions `[B, N]` that the environment executed in place of those that its mask forbade."""
+        mask = mask_in(obs)
+        if mask is None:
+            return actions
+        indices = self.factors.indices(actions)
+        repaired = self.factors.repair(indices, mask)
+        changed = (indices != repaired).any(-1, keepdim=True)
+        return torch.where(changed, self.factors.one_hot(repaired, actions.dtype), actions)
+
+
+class GumbelOffPolicyMixin(BasePolicy):
+    """Arguments and behaviour that the policies for SAC, TD3 and DDPG have in common.
+
+    Args:
+        observation_space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these. An entry `action_mask` of a
+            Dict restricts the actions and is not made into features.
+        action_space: The one-hots that `OneHotActions` offers.
+        lr_schedule: Learning rate as a function of the remaining progress, Stable-Baselines3's convention.
+        net_arch: Widths of the hidden layers, one list for actor and critics or `{"pi": [...], "qf": [...]}`.
+        estimator: Id in `gumbel_rl.ESTIMATORS`, or an estimator.
+        estimator_kwargs: Options of an estimator given by its id, for example `{"samples": 4}`.
+        temperature: Number, or schedule over environment steps with a length, such as `"exponential:1:0.3:20000"`, for
+            estimators that have a temperature. It is annealed as the policy acts in training.
+        critic: Id in `gumbel_rl.critics.CRITICS`.
+        critic_kwargs: Options of the critic, for example `{"rank": 8}` or `{"interpolated_learning": True}`.
+        features_extractor_class: Turns observations into features; by default Stable-Baselines3's for the kind of
+            observation.
+        **options: Further arguments of Stable-Baselines3's policy.
+
+    Raises:
+        TypeError: The action space is not a `OneHotBox`, the observation space is not supported, or an option is
+            unknown.
+        ValueError: An unknown estimator, critic or schedule, a mask that does not fit, or an algorithm with settings
+            that cannot work with discrete actions.
+    """
+
+    temperature: Tensor
+    env_steps: Tensor
+    actor_kwargs: dict[str, Any]
+    critic_kwargs: dict[str, Any]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: LearningRate,
+        net_arch: NetArch | None = None,
+        estimator: str | Estimator = "st-gumbel-softmax",
+        estimator_kwargs: dict[str, Any] | None = None,
+        temperature: ScheduleLike = 1.0,
+        critic: str = "multilinear",
+        critic_kwargs: dict[str, Any] | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(action_space, OneHotBox):
+            raise TypeError(
+                f"{type(self).__name__} acts on one-hots of discrete actions, got the action space {action_space}; "
+                "wrap the environment, last of all: OneHotActions(env), for Discrete, MultiDiscrete and MultiBinary"
+            )
+        if options.get("use_sde"):
+            raise ValueError("use_sde=True: state-dependent exploration is for continuous actions; leave it off")
+        check_observation_space(observation_space)
+        check_mask_space(observation_space, action_space.factors)
+        self._settings: dict[str, Any] = {
+            "estimator": estimator,
+            "estimator_kwargs": estimator_kwargs,
+            "temperature": temperature,
+            "critic": critic,
+            "critic_kwargs": critic_kwargs,
+        }
+        self.factors = action_space.factors
+        self.temperature_schedule = _fixed_length(make_temperature(temperature))
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=net_arch,
+            features_extractor_class=features_extractor_class or default_extractor(without_mask(observation_space)),
+            **options,
+        )
+        self._check_algorithm(algorithm_that_builds(self))
+
+    def _build(self, lr_schedule: LearningRate) -> None:
+        # Stable-Baselines3's constructor has set actor_kwargs and critic_kwargs, and now makes the networks of them.
+        settings = self._settings
+        self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
+        self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
+        self.critic_kwargs.update(critic=settings["critic"], critic_kwargs=settings["critic_kwargs"])
+        probe = make_critic(settings["critic"], 1, self.factors, [], **(settings["critic_kwargs"] or {}))
+        self.estimator = _make_estimator(settings["estimator"], settings["estimator_kwargs"] or {}, probe.multilinear)
+        super()._build(lr_schedule)  # type: ignore[misc]
+        self.set_temperature(self.temperature_schedule(0))
+
+    def _actor_arguments(self, features_extractor: BaseFeaturesExtractor | None) -> dict[str, Any]:
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        names = ("observation_space", "action_space", "net_arch", "features_extractor", "features_dim", "activation_fn")
+        return {name: kwargs[name] for name in (*names, "normalize_images")} | {"estimator": self.estimator}
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """New critics, as Stable-Baselines3 asks for them."""
+        return GumbelCritics(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
+
+    def _check_algorithm(self, algorithm: OffPolicyAlgorithm | None) -> None:
+        """Refuse an algorithm's settings that cannot work with discrete actions."""
+        if algorithm is not None and algorithm.action_noise is not None:
+            raise ValueError(
+                f"action_noise={algorithm.action_noise}: noise added to a one-hot is no action; leave it out, "
+                "this policy explores by sampling"
+            )
+
+    def set_temperature(self, temperature: float) -> None:
+        """Set the estimator's temperature, now and in what is saved."""
+        self.temperature.fill_(temperature)
+        if isinstance(self.estimator, TemperatureEstimator):
+            self.estimator.temperature = temperature
+
+    def anneal(self, schedule: Schedule, env_steps: int) -> None:
+        """Follow another schedule from now on, with the count of environment steps set to `env_steps`."""
+        self.temperature_schedule = _fixed_length(schedule)
+        self.env_steps.fill_(env_steps)
+        self.set_temperature(self.temperature_schedule(env_steps))
+
+    def scale_action(self, action: NDArray[Any]) -> NDArray[np.float32]:
+        """Actions as the replay buffer holds them: one-hots in -1 and +1 already.
+
+        Stable-Baselines3 asks for it once a training step, and tells a policy nothing else about its progress: so this
+        is where environment steps are counted and the temperature is annealed.
+        """
+        self.env_steps += len(action)
+        if not isinstance(self.temperature_schedule, Constant):
+            self.set_temperature(self.temperature_schedule(int(self.env_steps)))
+        return np.asarray(action, dtype=np.float32)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As in torch; the temperature goes to the estimator too."""
+        keys = super().load_state_dict(state_dict, strict, assign)
+        self.set_temperature(float(self.temperature))
+        return keys
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        share = {"share_features_extractor": self.share_features_extractor}
+        return super()._get_constructor_parameters() | self._settings | share
+
+
+def algorithm_that_builds(policy: BasePolicy) -> OffPolicyAlgorithm | None:
+    """The algorithm in whose set-up `policy` is being made, or `None` if it is made on its own.
+
+    Stable-Baselines3 tells a policy nothing about its algorithm, yet some settings of the algorithm make nonsense of
+    discrete actions: a negative target entropy, noise added to one-hots. It is found among the callers.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, OffPolicyAlgorithm) and frame.f_code.co_name == "_setup_model":
+            return owner if owner.policy_class is type(policy) else None
+        frame = frame.f_back
+    return None
+
+
+def warn(message: str) -> None:
+    """Warn the user at the line outside of this library and of Stable-Baselines3 that is to blame."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("gumbel_rl", "stable_baselines3"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+def _fixed_length(schedule: Schedule) -> Schedule:
+    try:
+        schedule(0)
+    except ValueError:
+        raise ValueError(
+            f"{schedule} has no length, and Stable-Baselines3 does not tell a policy how long a run is: give it the "
+            "number of environment steps, as in 'exponential:1:0.3:20000', or leave annealing to TemperatureCallback"
+        ) from None
+    return schedule
+
+
+def _make_estimator(estimator: str | Estimator, options: dict[str, Any], multilinear: bool) -> Estimator:
+    if isinstance(estimator, Estimator):
+        if options:
+            raise ValueError(f"options {options} are for an estimator given by its id, but {estimator} is made already")
+        return estimator
+    if "temperature" in options:
+        raise ValueError("the estimator's temperature is given by the argument temperature, not by an option")
+    # Where the value is linear in each factor its expectation is one evaluation, however many joint actions there are.
+    return make_estimator(estimator, **({"multilinear": multilinear} if estimator == "exact" else {}) | options)
