@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from gumbel_rl.actions import ActionFactors
@@ -58,7 +59,7 @@ class OneHotBox(spaces.Box):
     __hash__ = None  # type: ignore[assignment]  # as for all spaces, which are mutable
 
 
-class OneHotActions(gym.ActionWrapper[Any, Any, Any]):
+class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
     """Offers a Discrete, MultiDiscrete or MultiBinary action space as a `OneHotBox`.
 
     An action's factors are blocks side by side, and the largest entry of each block is the choice. If the observation
@@ -79,7 +80,8 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any]):
                 f"OneHotActions wraps one Gymnasium environment, got {type(env).__name__}; for several at once use "
                 "stable_baselines3.common.env_util.make_vec_env(..., wrapper_class=OneHotActions)"
             )
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)  # so that Gymnasium can make the environment again from its spec
+        gym.ActionWrapper.__init__(self, env)
         self.factors = ActionFactors.from_space(env.action_space)
         self.action_space = OneHotBox(self.factors)
         space = env.observation_space
@@ -110,7 +112,7 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any]):
         return decoded if self.factors.shape else decoded[()]
 
 
-class ActionMaskObservation(gym.Wrapper[Any, Any, Any, Any]):
+class ActionMaskObservation(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Puts the environment's action mask into the observation, which becomes a Dict with the key `action_mask`.
 
     The mask is the environment's `action_masks()` if it has that method (the convention of sb3-contrib), else
@@ -126,7 +128,8 @@ class ActionMaskObservation(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
         self.factors = ActionFactors.from_space(env.action_space)
         space = env.observation_space
         self._nested = not isinstance(space, spaces.Dict)
@@ -171,7 +174,7 @@ def check_mask(mask: Any, factors: ActionFactors, terminated: bool = False) -> N
         ValueError: It has another number of entries, or a factor has no choice left.
     """
     if isinstance(mask, (list, tuple)):
-        mask = np.concatenate([np.ravel(part) for part in mask])
+        mask = np.concatenate([np.empty(0), *(np.ravel(part) for part in mask)])
     flat = np.asarray(mask).reshape(-1).astype(np.bool_)
     if flat.shape != (factors.width,):
         raise ValueError(
