@@ -339,7 +339,7 @@ def make_critic(
         ValueError: An unknown id (the message names the nearest), or a value the critic refuses.
         TypeError: An option the critic does not have.
     """
-    if critic_id not in CRITICS:
+    if critic_id not in list(CRITICS):  # a list, which can be asked about what has no hash
         near = difflib.get_close_matches(str(critic_id), CRITICS, n=1, cutoff=0.4)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"unknown critic {critic_id!r}{hint}; known are {', '.join(CRITICS)}")

@@ -231,6 +231,78 @@ def test_index_tensors_follow_the_device() -> None:
     assert factors.flatten(factors.pad(one_hot, 0.0)).device.type == "meta"
 
 
+# Masks, and the places of choices
+
+
+def repair_by_loop(choice: list[int], mask: list[bool], sizes: tuple[int, ...]) -> list[int]:
+    """Choice `k` that is forbidden becomes the allowed choice number `k mod m`, of `m`."""
+    result, offset = [], 0
+    for k, n in zip(choice, sizes, strict=True):
+        allowed = [j for j in range(n) if mask[offset + j]]
+        result.append(k if k in allowed else allowed[k % len(allowed)])
+        offset += n
+    return result
+
+
+def random_masks(factors: ActionFactors, count: int, seed: int) -> Tensor:
+    """Masks `[count, N]` that forbid about half of the choices and leave one of each factor."""
+    generator = torch.Generator().manual_seed(seed)
+    one = factors.one_hot(factors.indices(torch.rand(count, factors.width, generator=generator)))
+    return (torch.rand(count, factors.width, generator=generator) < 0.5) | one.bool()
+
+
+@pytest.mark.parametrize("sizes", [(1,), (4,), (3, 3), (2, 5, 1, 3), (7, 2)], ids=str)
+def test_repair_is_the_loop_and_keeps_what_is_allowed(sizes: tuple[int, ...]) -> None:
+    factors = ActionFactors(sizes)
+    masks = random_masks(factors, 200, seed=1)
+    indices = factors.indices(torch.rand(200, factors.width, generator=torch.Generator().manual_seed(2)))
+    repaired = factors.repair(indices, masks)
+    assert repaired.shape == indices.shape
+    assert repaired.dtype == indices.dtype
+    for choice, mask, result in zip(indices.tolist(), masks.tolist(), repaired.tolist(), strict=True):
+        assert result == repair_by_loop(choice, mask, sizes)
+    assert masks.gather(-1, factors.positions(repaired)).all()
+    allowed = masks.gather(-1, factors.positions(indices))
+    assert torch.equal(repaired[allowed], indices[allowed])
+    assert torch.equal(factors.repair(repaired, masks), repaired)
+    assert torch.equal(factors.repair(indices, masks), repaired)
+    assert torch.equal(factors.repair(indices, torch.ones_like(masks)), indices)
+    # Any leading dimensions, and none.
+    grid = factors.repair(indices.unflatten(0, (4, 50)), masks.unflatten(0, (4, 50)))
+    assert torch.equal(grid.flatten(0, 1), repaired)
+    assert torch.equal(factors.repair(indices[0], masks[0]), repaired[0])
+
+
+def test_repair_by_hand() -> None:
+    factors = ActionFactors((2, 5))
+    mask = torch.tensor([0, 1, 0, 1, 0, 1, 1]).bool()
+    wanted = {(0, 0): [1, 1], (1, 1): [1, 1], (0, 2): [1, 4], (1, 3): [1, 3], (1, 4): [1, 4]}
+    for choice, done in wanted.items():
+        assert factors.repair(torch.tensor(choice), mask).tolist() == done
+
+
+def test_repair_spreads_what_is_forbidden_over_what_is_allowed() -> None:
+    # Choices 3 to 11 are forbidden: three of them go to each of the others.
+    repaired = ActionFactors((12,)).repair(torch.arange(12)[:, None], (torch.arange(12) < 3).expand(12, 12))
+    assert repaired.flatten().bincount().tolist() == [4, 4, 4]
+
+
+def test_positions_and_repeat_by_hand() -> None:
+    factors = ActionFactors((2, 1, 3))
+    assert factors.positions(torch.tensor([[1, 0, 2], [0, 0, 0]])).tolist() == [[1, 2, 5], [0, 2, 3]]
+    rows = torch.tensor([[1.0, -1.0], [2.0, -2.0], [3.0, -3.0]])
+    assert factors.repeat(rows)[:, 0].tolist() == [1, 1, 2, 3, 3, 3]
+    assert torch.equal(factors.repeat(rows.expand(4, 5, 3, 2)), factors.repeat(rows).expand(4, 5, 6, 2))
+
+
+def test_repair_and_repeat_follow_the_device() -> None:
+    factors = ActionFactors((2, 3))
+    indices, mask = torch.zeros(7, 2, dtype=torch.long, device="meta"), torch.ones(7, 5, device="meta").bool()
+    assert factors.repair(indices, mask).device.type == "meta"
+    assert factors.positions(indices).device.type == "meta"
+    assert factors.repeat(torch.ones(7, 2, 4, device="meta")).shape == (7, 5, 4)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", SPACES)
 def test_round_trip_on_cuda(name: str) -> None:

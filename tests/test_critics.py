@@ -7,11 +7,23 @@ import itertools
 
 import pytest
 import torch
-from oracles import exact_expectation
-from torch import nn
+from oracles import assert_mean, assert_plausible, exact_expectation, outcomes
+from scipy import stats
+from torch import Tensor, nn
 
 from gumbel_rl import ActionFactors, FactoredCategorical
-from gumbel_rl.critics import CRITICS, ActionLinear, Additive, Critic, MLPCritic, centre, mlp
+from gumbel_rl.critics import (
+    CRITICS,
+    ActionLinear,
+    Additive,
+    Critic,
+    InterpolatedMLP,
+    MLPCritic,
+    Multilinear,
+    centre,
+    make_critic,
+    mlp,
+)
 from gumbel_rl.estimators import Exact
 
 SIZES = [(4,), (2, 3, 4), (3, 3)]
@@ -34,7 +46,21 @@ def policy(sizes: tuple[int, ...], batch: int, seed: int = 2) -> FactoredCategor
 
 
 def test_the_registry() -> None:
-    assert {"action-linear": ActionLinear, "additive": Additive, "mlp": MLPCritic} == CRITICS
+    assert {
+        "action-linear": ActionLinear,
+        "additive": Additive,
+        "multilinear": Multilinear,
+        "interpolated": InterpolatedMLP,
+        "mlp": MLPCritic,
+    } == CRITICS
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_which_critics_call_themselves_multilinear(sizes: tuple[int, ...]) -> None:
+    # That it is true is the next test's; this one fails if a critic hides an expectation that it could give.
+    multilinear = {name for name in CRITICS if make(name, sizes).multilinear}
+    single = {"interpolated"} if len(sizes) == 1 else set()
+    assert multilinear == {"action-linear", "additive", "multilinear"} | single
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -48,8 +74,8 @@ def test_multilinear_means_the_value_at_the_probabilities_is_the_expectation(nam
     assert torch.allclose(Exact(multilinear=critic.multilinear)(dist, critic.at(f)), enumerated)
 
 
-@pytest.mark.parametrize("name", [name for name, cls in CRITICS.items() if cls.multilinear])
-def test_the_slope_of_a_multilinear_critic_is_a_difference_of_values(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in CRITICS if name != "mlp"])
+def test_the_slope_at_a_vertex_is_a_difference_of_values(name: str) -> None:
     sizes = (2, 3)
     critic, factors = make(name, sizes), ActionFactors(sizes)
     vertices = factors.vertices(dtype=torch.float64)[:, None].requires_grad_()
@@ -144,6 +170,261 @@ def test_no_operation_mixes_devices(name: str) -> None:
     critic = make(name, (2, 3)).to("meta")
     dist = FactoredCategorical(torch.zeros(4, 5, device="meta"), ActionFactors((2, 3)))
     f = torch.zeros(4, F, device="meta", dtype=torch.float64)
-    assert critic(f, dist.sample((2,)).double()).device.type == "meta"
+    # Actions that ask for their slope: whether others are one-hots cannot be seen without data.
+    actions = dist.sample((2,)).double().requires_grad_()
+    assert critic(f, actions).device.type == "meta"
+    assert critic.regression_actions(actions).device.type == "meta"
     if isinstance(critic, Additive):
         assert critic.at(f, reference=dist.probs.double())(dist.probs.double()).device.type == "meta"
+
+
+# Multilinear
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+@pytest.mark.parametrize("sizes", [(2, 3, 4), (3, 3), (2, 1, 2, 5)], ids=str)
+def test_multilinear_is_the_sum_over_pairs_spelt_out(sizes: tuple[int, ...], rank: int) -> None:
+    critic, f = make("multilinear", sizes, rank=rank), features(3)
+    assert isinstance(critic, Multilinear)
+    output = critic.net(f)
+    width = sum(sizes)
+    assert output.shape == (3, 1 + width + rank * width)
+    for actions in (outcomes(sizes)[:, None].expand(-1, 3, -1), policy(sizes, 3).probs[None]):
+        values = critic(f, actions)
+        for b in range(3):
+            value, heads, embeddings = output[b].split([1, width, rank * width])
+            blocks = embeddings.reshape(rank, width).split(list(sizes), -1)
+            for row, action in enumerate(actions[:, b]):
+                u = [block @ z for block, z in zip(blocks, action.split(list(sizes)), strict=True)]
+                expected = value[0] + heads @ action
+                for d in range(len(sizes)):
+                    for c in range(d):
+                        expected = expected + sum((-1) ** r * u[c][r] * u[d][r] for r in range(rank))
+                torch.testing.assert_close(values[row, b], expected)
+
+
+def test_multilinear_with_one_factor_is_additive() -> None:
+    critic, additive = make("multilinear", (4,), rank=8), make("additive", (4,), seed=5)
+    additive.load_state_dict(critic.state_dict(), strict=False)
+    actions, f = policy((4,), 6).probs, features(6)
+    assert {name for name, _ in critic.named_parameters()} == {name for name, _ in additive.named_parameters()}
+    torch.testing.assert_close(critic(f, actions), additive(f, actions))
+
+
+def test_interactions_begin_a_tenth_as_large_as_the_heads() -> None:
+    critic = make("multilinear", (3, 3), rank=8)
+    assert isinstance(critic, Multilinear)
+    bound = 1 / 16**0.5  # torch draws the weights and biases of a linear layer uniformly within it
+    last = critic.net[-1]
+    assert isinstance(last, nn.Linear)
+    for parameter in (last.weight, last.bias):
+        assert 0.08 * bound < parameter[7:].abs().max() <= 0.1 * bound + 1e-8
+        assert parameter[:7].abs().max() > 0.5 * bound
+
+
+def test_multilinear_can_learn_what_no_sum_over_factors_can() -> None:
+    # Exclusive or, of two bits, and its opposite: signs of both kinds are needed.
+    for target in (torch.tensor([1.0, -1.0, -1.0, 1.0]), torch.tensor([-1.0, 1.0, 1.0, -1.0])):
+        torch.manual_seed(0)
+        critic = CRITICS["multilinear"](1, ActionFactors((2, 2)), net_arch=(), rank=2)
+        optimizer = torch.optim.Adam(critic.parameters(), 0.05)
+        for _ in range(300):
+            loss = (critic(torch.ones(1), ActionFactors((2, 2)).vertices()) - target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert float(loss.detach()) < 1e-3  # the best sum over factors has 1
+
+
+def test_a_rank_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+        make("multilinear", (2, 2), rank=0)
+
+
+# InterpolatedMLP
+
+
+def twins(sizes: tuple[int, ...]) -> tuple[InterpolatedMLP, MLPCritic]:
+    """An interpolated MLP, and the MLP of the same weights."""
+    critic, plain = make("interpolated", sizes), make("mlp", sizes, seed=5)
+    plain.load_state_dict(critic.state_dict())
+    assert isinstance(critic, InterpolatedMLP)
+    assert isinstance(plain, MLPCritic)
+    return critic, plain
+
+
+def mlp_value(plain: MLPCritic, f: Tensor, action: Tensor) -> Tensor:
+    """The network on features and action side by side, `[F]` and `[N]`: the definition."""
+    return plain.net(torch.cat([f, action]))[0]
+
+
+def swap(action: Tensor, sizes: tuple[int, ...], factor: int, k: int) -> Tensor:
+    """The one-hot `action` `[N]` with the choice of one factor replaced by `k`."""
+    blocks = list(action.split(list(sizes)))
+    blocks[factor] = torch.eye(sizes[factor], dtype=action.dtype)[k]
+    return torch.cat(blocks)
+
+
+@pytest.mark.parametrize("needs_slope", [False, True])
+@pytest.mark.parametrize("sizes", [*SIZES, (2, 1, 2)], ids=str)
+def test_interpolated_is_the_mlp_at_the_vertices(sizes: tuple[int, ...], needs_slope: bool) -> None:
+    critic, plain = twins(sizes)
+    f, vertices = features(3), outcomes(sizes)
+    actions = vertices[:, None].expand(-1, 3, -1).clone().requires_grad_(needs_slope)
+    expected = torch.stack([torch.stack([mlp_value(plain, f[b], v) for b in range(3)]) for v in vertices])
+    torch.testing.assert_close(critic(f, actions), expected)
+    torch.testing.assert_close(plain(f, actions), expected)
+
+
+@pytest.mark.parametrize("sizes", [*SIZES, (2, 1, 2)], ids=str)
+def test_the_slope_of_interpolated_is_the_value_of_each_swap(sizes: tuple[int, ...]) -> None:
+    critic, plain = twins(sizes)
+    f, vertices = features(1), outcomes(sizes)
+    actions = vertices[:, None].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(f, actions).sum(), actions)
+    for row, vertex in enumerate(vertices):
+        swaps = [mlp_value(plain, f[0], swap(vertex, sizes, d, k)) for d, n in enumerate(sizes) for k in range(n)]
+        torch.testing.assert_close(slope[row, 0], torch.stack(swaps))
+
+
+@pytest.mark.parametrize("needs_slope", [False, True])
+@pytest.mark.parametrize("sizes", [*SIZES, (2, 1, 2)], ids=str)
+def test_between_the_vertices_interpolated_follows_its_formula(sizes: tuple[int, ...], needs_slope: bool) -> None:
+    critic, plain = twins(sizes)
+    f, points = features(6), policy(sizes, 6).probs
+    values = critic(f, points.clone().requires_grad_(needs_slope))
+    for b, point in enumerate(points):
+        vertex = torch.cat([torch.eye(len(p), dtype=p.dtype)[int(p.argmax())] for p in point.split(list(sizes))])
+        swaps = [mlp_value(plain, f[b], swap(vertex, sizes, d, k)) for d, n in enumerate(sizes) for k in range(n)]
+        expected = mlp_value(plain, f[b], vertex) + ((point - vertex) * torch.stack(swaps)).sum()
+        torch.testing.assert_close(values[b], expected)
+
+
+def test_with_one_factor_interpolated_is_linear() -> None:
+    critic, plain = twins((4,))
+    f, points = features(6), policy((4,), 6).probs
+    at_vertices = torch.stack([critic(f, vertex.expand(6, -1)) for vertex in outcomes((4,))], -1)
+    torch.testing.assert_close(critic(f, points), (points * at_vertices).sum(-1))
+    assert not torch.allclose(plain(f, points), (points * at_vertices).sum(-1))
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_regression_of_interpolated_is_that_of_the_mlp(sizes: tuple[int, ...]) -> None:
+    f = features(16)
+    targets = torch.randn(16, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    gradients = []
+    for critic in twins(sizes):
+        leaf = f.clone().requires_grad_()
+        loss = (critic(leaf, policy(sizes, 16).mode) - targets).square().mean()
+        gradients.append(torch.autograd.grad(loss, [leaf, *critic.parameters()]))
+    assert len(gradients[0]) > 3
+    for interpolated, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(interpolated, plain)
+        assert plain.abs().sum() > 0
+
+
+def test_evaluations_of_interpolated() -> None:
+    critic, _ = twins((2, 3, 4))
+    rows: list[int] = []
+    critic.net[1].register_forward_hook(lambda module, inputs, output: rows.append(inputs[0][..., 0].numel()))
+    vertices = policy((2, 3, 4), 6).mode
+    critic(features(6), vertices)
+    assert sum(rows) == 6
+    rows.clear()
+    critic(features(6), vertices.requires_grad_())
+    assert sum(rows) == 6 * (9 + 1)
+
+
+# Interpolated-critic learning
+
+
+@pytest.mark.parametrize("name", CRITICS)
+def test_critics_are_fitted_at_the_actions_taken_unless_asked_otherwise(name: str) -> None:
+    actions = policy((2, 3), 4).mode
+    assert make(name, (2, 3)).regression_actions(actions) is actions
+
+
+@pytest.mark.parametrize("sizes", [(4,), (2, 1, 3)], ids=str)
+def test_the_law_of_the_points_that_are_fitted(sizes: tuple[int, ...]) -> None:
+    critic = make("mlp", sizes, interpolated_learning=True)
+    torch.manual_seed(11)
+    # From the origin the point is w u: its blocks sum to w, and divided by it they are u.
+    scaled = critic.regression_actions(torch.zeros(4000, sum(sizes), dtype=torch.float64)).split(list(sizes), -1)
+    weight = scaled[0].sum(-1)
+    assert_plausible(float(stats.kstest(weight.numpy(), "uniform").pvalue))
+    for n, block in zip(sizes, scaled, strict=True):
+        torch.testing.assert_close(block.sum(-1), weight)  # one weight for all factors
+        uniform = block / weight[:, None]
+        assert (uniform >= 0).all()
+        for k in range(n):  # an entry of a point uniform on the simplex has the law Beta(1, n - 1)
+            if n > 1:
+                assert_plausible(float(stats.kstest(uniform[:, k].numpy(), "beta", args=(1, n - 1)).pvalue))
+                correlation = stats.spearmanr(uniform[:, k].numpy(), weight.numpy())
+                assert_plausible(float(correlation.pvalue))
+    if len(sizes) > 1:
+        assert_plausible(float(stats.spearmanr(scaled[0][:, 0] / weight, scaled[2][:, 0] / weight).pvalue))
+
+
+@pytest.mark.parametrize("sizes", [(4,), (2, 3)], ids=str)
+def test_points_that_are_fitted_lie_between_the_action_and_the_simplex(sizes: tuple[int, ...]) -> None:
+    critic = make("mlp", sizes, interpolated_learning=True)
+    action = outcomes(sizes)[1]
+    torch.manual_seed(12)
+    points = critic.regression_actions(action.expand(4000, -1))
+    assert points.shape == (4000, sum(sizes))
+    assert points.dtype == torch.float64
+    for block in points.split(list(sizes), -1):
+        torch.testing.assert_close(block.sum(-1), torch.ones(4000, dtype=torch.float64))
+        assert (block >= 0).all()
+    middle = torch.cat([torch.full((n,), 1 / n) for n in sizes])
+    assert_mean(points, (action + middle) / 2)
+
+
+# make_critic
+
+
+def test_make_critic_passes_its_arguments_on() -> None:
+    factors = ActionFactors((2, 3))
+    for name, cls in CRITICS.items():
+        critic = make_critic(name, F, factors, [7], nn.ReLU)
+        assert type(critic) is cls
+        layers = list(critic.net)  # type: ignore[arg-type]
+        assert [type(layer) for layer in layers] == [nn.Linear, nn.ReLU, nn.Linear]
+        assert layers[0].out_features == 7
+    critic = make_critic("multilinear", F, factors, rank=3)
+    assert isinstance(critic, Multilinear)
+    assert critic.rank == 3
+    critic = make_critic("mlp", F, factors, interpolated_learning=True)
+    assert isinstance(critic, MLPCritic)
+    assert critic.interpolated_learning
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "multi-linear",
+            r"unknown critic 'multi-linear' \(did you mean 'multilinear'\?\); known are action-linear, add",
+        ),
+        ("action_linear", "did you mean 'action-linear'"),
+        ("xyzzy", r"unknown critic 'xyzzy'; known are"),
+        (None, "unknown critic None; known are"),
+        (["mlp"], "unknown critic"),
+    ],
+)
+def test_an_unknown_critic_is_refused(name: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_critic(name, F, ActionFactors((2,)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("multilinear", {"rnk": 3}, "critic 'multilinear' has no option 'rnk'; it takes rank"),
+        ("action-linear", {"rank": 3}, "critic 'action-linear' has no option 'rank'; it takes none"),
+        ("interpolated", {"interpolated_learning": True}, "'interpolated' has no option 'interpolated_learning'"),
+    ],
+)
+def test_an_unknown_option_of_a_critic_is_refused(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make_critic(name, F, ActionFactors((2, 2)), **options)
