@@ -1,7 +1,8 @@
 """Tasks: environments with known answers, and fast vectorised construction of any environment.
 
-Importing this package registers `gumbel_rl/FactoredBandit-v0` and `gumbel_rl/TabularMDP-v0`. It imports Gymnasium;
-Stable-Baselines3 and torch come in with the first name that needs them.
+Importing this package registers `gumbel_rl/FactoredBandit-v0`, `gumbel_rl/TabularMDP-v0` and
+`gumbel_rl/Coordination-v0`. It imports Gymnasium; Stable-Baselines3 and torch come in with the first name that needs
+them.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from envs.registry import find_spec, make_env
 
 if TYPE_CHECKING:
     from envs.bandit import FactoredBandit
+    from envs.coordination import Coordination
     from envs.tabular import TabularMDP
     from envs.vector import ENGINES, make_vec_env
 
 _LAZY = {
     "ENGINES": "envs.vector",
+    "Coordination": "envs.coordination",
     "FactoredBandit": "envs.bandit",
     "TabularMDP": "envs.tabular",
     "make_vec_env": "envs.vector",
 }
 
-__all__ = ["ENGINES", "FactoredBandit", "TabularMDP", "find_spec", "make_env", "make_vec_env"]
+__all__ = ["ENGINES", "Coordination", "FactoredBandit", "TabularMDP", "find_spec", "make_env", "make_vec_env"]
 
 
 def __getattr__(name: str) -> Any:

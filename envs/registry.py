@@ -23,6 +23,11 @@ gym.register(
     entry_point="envs.tabular:TabularMDPEnv",
     vector_entry_point="envs.tabular:TabularMDPVectorEnv",
 )
+gym.register(
+    "gumbel_rl/Coordination-v0",
+    entry_point="envs.coordination:CoordinationEnv",
+    vector_entry_point="envs.coordination:CoordinationVectorEnv",
+)
 
 
 def find_spec(env_id: str) -> EnvSpec:
