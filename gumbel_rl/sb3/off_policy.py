@@ -174,7 +174,7 @@ class GumbelCritics(ObservationFeatures):
         return torch.where(changed, self.factors.one_hot(repaired, actions.dtype), actions)
 
 
-class GumbelOffPolicyMixin(BasePolicy):
+class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
     """Arguments and behaviour that the policies for SAC, TD3 and DDPG have in common.
 
     Args:
