@@ -9,10 +9,12 @@ and then its entries are what counts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gumbel_rl.critics import Critic
 from gumbel_rl.distributions import FactoredCategorical
@@ -47,13 +49,13 @@ class PolicyOutput:
         """Expected value `[B]` under the critic, for features `[B, F]`.
 
         With gradients enabled, a surrogate with the estimator's gradient towards the policy; none flows to the
-        features or to what the critic makes of them before the action comes in. Without, the best estimate of the
-        value that costs no more than the estimator.
+        features or to the critic. Without, the best estimate of the value that costs no more than the estimator.
         """
         if torch.is_grad_enabled():
             with torch.no_grad():
                 objective = critic.at(features)
-            surrogate = self.estimator(self.dist, objective, self.noise)
+            with _frozen(critic):
+                surrogate = self.estimator(self.dist, objective, self.noise)
             return surrogate + self.ent_coef * self.dist.entropy() if self.ent_coef else surrogate
         objective = critic.at(features)
         if critic.multilinear:
@@ -76,6 +78,19 @@ class PolicyOutput:
         scaled = 2.0 * actions - 1.0
         setattr(scaled, _ATTRIBUTE, self)
         return scaled
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """What is computed inside has no gradient towards the module's parameters, nor the cost of one."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def attached_output(actions: Tensor) -> PolicyOutput | None:
