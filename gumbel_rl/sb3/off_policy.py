@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from typing import Any
@@ -186,7 +187,8 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
         estimator: Id in `gumbel_rl.ESTIMATORS`, or an estimator.
         estimator_kwargs: Options of an estimator given by its id, for example `{"samples": 4}`.
         temperature: Number, or schedule over environment steps with a length, such as `"exponential:1:0.3:20000"`, for
-            estimators that have a temperature. It is annealed as the policy acts in training.
+            estimators that have a temperature; it replaces the one that an estimator was made with. It is annealed as
+            the policy acts in training.
         critic: Id in `gumbel_rl.critics.CRITICS`.
         critic_kwargs: Options of the critic, for example `{"rank": 8}` or `{"interpolated_learning": True}`.
         features_extractor_class: Turns observations into features; by default Stable-Baselines3's for the kind of
@@ -362,7 +364,7 @@ def _make_estimator(estimator: str | Estimator, options: dict[str, Any], multili
     if isinstance(estimator, Estimator):
         if options:
             raise ValueError(f"options {options} are for an estimator given by its id, but {estimator} is made already")
-        return estimator
+        return copy.copy(estimator)  # whose temperature is this policy's, whoever else was given the same object
     if "temperature" in options:
         raise ValueError("the estimator's temperature is given by the argument temperature, not by an option")
     # Where the value is linear in each factor its expectation is one evaluation, however many joint actions there are.
