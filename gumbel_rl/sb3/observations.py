@@ -22,7 +22,7 @@ def check_observation_space(space: spaces.Space[Any]) -> None:
     """Refuse a space that Stable-Baselines3 cannot make features of.
 
     Raises:
-        TypeError: It is not Box, Discrete, MultiDiscrete, MultiBinary or a Dict of these.
+        TypeError: It is not Box, Discrete, MultiDiscrete of one dimension, MultiBinary or a Dict of these.
     """
     parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
     if not all(
@@ -32,6 +32,12 @@ def check_observation_space(space: spaces.Space[Any]) -> None:
             f"observation space {space} is not supported; supported are Box, Discrete, MultiDiscrete, MultiBinary, and "
             "a Dict of these"
         )
+    for part in parts:
+        if isinstance(part, spaces.MultiDiscrete) and part.nvec.ndim > 1:
+            raise TypeError(
+                f"observation space {part} is not supported: a MultiDiscrete may have one dimension, this one has "
+                f"{part.nvec.ndim}; flatten the observations and give MultiDiscrete(nvec.reshape(-1))"
+            )
 
 
 def has_mask(space: spaces.Space[Any]) -> bool:
