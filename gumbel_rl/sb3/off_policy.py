@@ -73,6 +73,9 @@ class GumbelActor(ObservationFeatures, BasePolicy):
         )
         self.factors = action_space.factors
         self.estimator = estimator
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
         self.net = nn.Sequential(*create_mlp(features_dim, self.factors.width, net_arch, activation_fn))
         with torch.no_grad():
             for parameter in self.net[-1].parameters():
@@ -84,12 +87,20 @@ class GumbelActor(ObservationFeatures, BasePolicy):
         return FactoredCategorical(logits, self.factors, mask_in(obs))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Actions `[B, N]`, exactly -1 or +1."""
+        """What the algorithm asks the actor for: actions `[B, N]`."""
+        return self.act(obs, deterministic)
+
+    def act(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Actions `[B, N]` to take, exactly -1 or +1."""
         dist = self.distribution(obs)
         return 2.0 * (dist.mode if deterministic else dist.sample()) - 1.0
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.forward(observation, deterministic)
+        return self.act(observation, deterministic)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        names = ("net_arch", "features_dim", "activation_fn", "features_extractor", "estimator")
+        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
 
 class GumbelCritics(ObservationFeatures):

@@ -37,10 +37,6 @@ class GumbelTD3Actor(GumbelActor):
         # TD3 adds its noise, of size zero, to target actions: what came with the tensor is lost, and its entries count.
         return 2.0 * (dist.probs if self.exact_targets else dist.sample()) - 1.0
 
-    def act(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Actions `[B, N]` to take, exactly -1 or +1."""
-        return super().forward(obs, deterministic)
-
 
 class GumbelTD3Policy(GumbelOffPolicyMixin, TD3Policy):
     """Policy for stock `stable_baselines3.TD3` and `DDPG` on Discrete, MultiDiscrete and MultiBinary actions.
