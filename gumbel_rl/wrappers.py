@@ -104,7 +104,16 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         return {**observation, MASK_KEY: self._mask.astype(space.dtype).reshape(space.shape)}
 
     def action(self, action: NDArray[Any]) -> Any:
-        """`[N]` entries to an action of the environment."""
+        """`[N]` entries to an action of the environment.
+
+        Raises:
+            ValueError: There are more or fewer entries, most often because the environment's own action was given.
+        """
+        if np.shape(action) != (self.factors.width,):
+            raise ValueError(
+                f"OneHotActions takes {self.factors.width} entries, one for each choice of {self.factors.sizes}, got "
+                f"an action of shape {np.shape(action)}"
+            )
         indices = self.factors.indices(torch.as_tensor(action))
         if self._mask is not None:
             indices = self.factors.repair(indices, torch.from_numpy(self._mask))

@@ -201,6 +201,16 @@ def test_the_largest_entry_of_each_block_is_the_choice() -> None:
     assert env.action(np.array([-0.9, -0.8, -0.3, -0.1, -0.2], dtype=np.float32)).tolist() == [1, 11]
 
 
+@pytest.mark.parametrize("action", [0, np.int64(1), [0, 1], np.zeros(4), np.zeros((1, 5)), np.zeros(10)], ids=repr)
+def test_what_is_no_one_hot_is_refused(action: Any) -> None:
+    env = OneHotActions(Recorder(spaces.MultiDiscrete([2, 3])))
+    env.reset()
+    with pytest.raises(
+        ValueError, match=r"takes 5 entries, one for each choice of \(2, 3\), got an action of shape \("
+    ):
+        env.step(action)
+
+
 @pytest.mark.parametrize("name", ACTION_SPACES)
 def test_the_checkers_of_gymnasium_and_sb3_have_nothing_to_say(name: str) -> None:
     space = ACTION_SPACES[name]
