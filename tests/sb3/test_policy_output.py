@@ -266,6 +266,29 @@ def test_the_exact_estimator_of_a_policy_fits_its_critic() -> None:
         assert policy.estimator.multilinear == policy.critic.critics[0].multilinear
 
 
+@pytest.mark.parametrize("learning", [False, True])
+def test_interpolated_learning_moves_the_points_of_the_critics_loss_alone(
+    learning: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = make_policy(critic="mlp", critic_kwargs={"interpolated_learning": learning})
+    critics, obs = policy.critic, observations()
+    seen: list[Tensor] = []
+    forward = Critic.forward
+    monkeypatch.setattr(Critic, "forward", lambda self, f, z: seen.append(z.detach()) or forward(self, f, z))
+    actions = 2.0 * outcomes(SIZES)[:B] - 1.0
+    critics(obs, actions)
+    one, two = seen
+    assert torch.equal(one, two)  # both critics are fitted at the same points
+    assert torch.equal(one, outcomes(SIZES)[:B]) == (not learning)
+    for block in one.split(SIZES, -1):
+        torch.testing.assert_close(block.sum(-1), torch.ones(B, dtype=torch.float64))
+    seen.clear()
+    with torch.no_grad():
+        critics(obs, actions)
+    assert all(torch.equal(points, outcomes(SIZES)[:B]) for points in seen)
+    assert len(seen) == 2
+
+
 # What the environment executed, and what the critic learns that it executed.
 
 
@@ -297,3 +320,42 @@ def test_the_critic_knows_what_the_environment_executed_instead_of_the_forbidden
     # And that is where the values come from.
     for value, critic in zip(policy.critic(obs, actions), policy.critic.critics, strict=True):
         torch.testing.assert_close(value[:, 0], critic(torch.zeros(200, 4), factors.encode(np.stack(executed))))
+
+
+# Features of observations
+
+
+@pytest.mark.parametrize("cls", [GumbelSACPolicy, GumbelTD3Policy])
+def test_features_leave_the_mask_out_and_integers_may_begin_anywhere(cls: Any) -> None:
+    space = spaces.Dict(
+        {
+            "a": spaces.Discrete(3, start=-2),
+            "action_mask": spaces.MultiBinary(5),
+            "b": spaces.MultiDiscrete([2, 3], start=[5, -1]),
+            "c": spaces.Box(-1.0, 1.0, (2,), np.float32),
+        }
+    )
+    policy = cls(space, OneHotBox(FACTORS), lambda _: 1e-3, net_arch=[8])
+    obs = {
+        "a": torch.tensor([[-2], [0]]),
+        "action_mask": torch.tensor([[1, 1, 1, 0, 0], [0, 1, 0, 1, 1]]),
+        "b": torch.tensor([[5, 1], [6, -1]]),
+        "c": torch.tensor([[0.25, 0.5], [-0.25, -0.5]]),
+    }
+    expected = [[1, 0, 0, 1, 0, 0, 0, 1, 0.25, 0.5], [0, 0, 1, 0, 1, 1, 0, 0, -0.25, -0.5]]
+    for model in (policy.actor, policy.critic, policy.critic_target):
+        assert model.extract_features(obs, model.features_extractor).tolist() == expected
+    # The mask is respected instead: what it forbids has no probability.
+    probs = policy.actor.distribution(obs).probs
+    assert (probs > 0).long().tolist() == obs["action_mask"].tolist()
+    assert obs["a"].tolist() == [[-2], [0]]
+
+
+def test_integer_observations_that_are_all_there_is_may_begin_anywhere_too() -> None:
+    for space, values, expected in (
+        (spaces.Discrete(3, start=4), [[4], [6]], [[1, 0, 0], [0, 0, 1]]),
+        (spaces.MultiDiscrete([2, 2], start=[1, 0]), [[1, 1], [2, 0]], [[1, 0, 0, 1], [0, 1, 1, 0]]),
+    ):
+        policy = GumbelSACPolicy(space, OneHotBox(FACTORS), lambda _: 1e-3, net_arch=[8])
+        for model in (policy.actor, policy.critic):
+            assert model.extract_features(torch.tensor(values), model.features_extractor).tolist() == expected
