@@ -298,6 +298,10 @@ def test_between_the_vertices_interpolated_follows_its_formula(sizes: tuple[int,
         swaps = [mlp_value(plain, f[b], swap(vertex, sizes, d, k)) for d, n in enumerate(sizes) for k in range(n)]
         expected = mlp_value(plain, f[b], vertex) + ((point - vertex) * torch.stack(swaps)).sum()
         torch.testing.assert_close(values[b], expected)
+        # Towards the weights too.
+        gradients = torch.autograd.grad(values[b], list(critic.parameters()), retain_graph=True)
+        for actual, wanted in zip(gradients, torch.autograd.grad(expected, list(plain.parameters())), strict=True):
+            torch.testing.assert_close(actual, wanted)
 
 
 def test_with_one_factor_interpolated_is_linear() -> None:
