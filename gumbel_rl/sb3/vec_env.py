@@ -247,6 +247,9 @@ class VectorEnvAdapter(VecEnv):
     ) -> list[Any]:
         """Results of a method, one for each index.
 
+        An engine that steps all sub-environments in one piece is called once. An array with a row for each of them, as
+        of `action_masks()`, is given row by row, anything else to every index.
+
         Raises:
             AttributeError: There is no such method.
             ValueError: Only some sub-environments of an `AsyncVectorEnv`, which calls all or none.
@@ -262,7 +265,9 @@ class VectorEnvAdapter(VecEnv):
             return [results[index] for index in chosen]
         if holder is not None:
             return [method(*method_args, **method_kwargs) for method in self.get_attr(method_name, chosen)]
-        return [getattr(self._owner(method_name), method_name)(*method_args, **method_kwargs)] * len(chosen)
+        result = getattr(self._owner(method_name), method_name)(*method_args, **method_kwargs)
+        by_row = isinstance(result, np.ndarray) and result.ndim > 1 and len(result) == self.num_envs
+        return [result[index] if by_row else result for index in chosen]
 
     def _owner(self, name: str, default: Any = None) -> Any:
         """The outermost layer of the engine that has an attribute `name`."""

@@ -261,6 +261,23 @@ def test_partial_reset_of_cart_poles_touches_only_its_columns():
     assert infos[1]["terminal_observation"][0] > 2.9
 
 
+class MaskedCartPoles(CartPoleVectorEnv):
+    """An engine in one piece whose methods answer for all sub-environments at once, or for the engine."""
+
+    def action_masks(self):
+        return np.eye(3, 2, dtype=bool)
+
+    def name(self):
+        return "poles"
+
+
+def test_methods_of_an_engine_in_one_piece():
+    env = VectorEnvAdapter(MaskedCartPoles(3))
+    assert [mask.tolist() for mask in env.env_method("action_masks")] == [[True, False], [False, True], [False, False]]
+    assert [mask.tolist() for mask in env.env_method("action_masks", indices=[1])] == [[False, True]]
+    assert env.env_method("name") == ["poles"] * 3
+
+
 @pytest.mark.parametrize("engine_class", [SyncVectorEnv, AsyncVectorEnv])
 def test_attributes_and_methods_of_sub_environments(engine_class):
     env = VectorEnvAdapter(engine_class([Noise] * 3))
