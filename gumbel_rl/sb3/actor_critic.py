@@ -40,8 +40,10 @@ class GumbelActorCriticPolicy(ActorCriticPolicy, ObservationFeatures):  # type: 
       left. The mask is no feature. With `VecNormalize`, leave it out of `norm_obs_keys`. (sb3-contrib's `MaskablePPO`
       asks environments for their masks in another way, and takes other policies.)
     * Action spaces, and integer observations, may `start` anywhere.
-    * The time of a step hardly depends on the number of factors, which the stock policy goes through one by one:
-      `benchmarks/on_policy_plugin.py`.
+    * The time of a step hardly depends on the number of factors, which the stock policy goes through one by one except
+      for bits: see `benchmarks/on_policy_plugin.py`.
+    * The divergence of MultiBinary actions is that of all bits together. The stock policy's is a number for each bit,
+      of which TRPO takes the mean: for the same steps multiply `target_kl` and `cg_damping` by the number of bits.
 
     The Gumbel-max trick draws the actions, and that is all that is Gumbel's here: A2C, PPO and TRPO estimate gradients
     with the score function whatever their policy. There is no reparameterised gradient, no temperature and no choice of
