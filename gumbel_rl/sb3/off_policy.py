@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -209,12 +212,13 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
         **options: Further arguments of Stable-Baselines3's policy.
 
     Raises:
-        TypeError: The action space is not a `OneHotBox`, the observation space is not supported, or an option is
-            unknown.
+        TypeError: The action space is not a `OneHotBox`, the observation space is not supported, an option is unknown,
+            or the policy is for another algorithm.
         ValueError: An unknown estimator, critic or schedule, a mask that does not fit, or an algorithm with settings
             that cannot work with discrete actions.
     """
 
+    algorithm_class: type[OffPolicyAlgorithm]
     temperature: Tensor
     env_steps: Tensor
     actor_kwargs: dict[str, Any]
@@ -236,6 +240,8 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        algorithm = algorithm_that_builds(self)
+        _check_kind(self, algorithm)
         if not isinstance(action_space, OneHotBox):
             raise TypeError(
                 f"{type(self).__name__} acts on one-hots of discrete actions, got the action space {action_space}; "
@@ -264,7 +270,7 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
             optimizer_kwargs=_default_options(optimizer_class) if optimizer_kwargs is None else optimizer_kwargs,
             **options,
         )
-        self._check_algorithm(algorithm_that_builds(self))
+        self._check_algorithm(algorithm)
 
     def _build(self, lr_schedule: LearningRate) -> None:
         # Stable-Baselines3's constructor has set actor_kwargs and critic_kwargs, and now makes the networks of them.
@@ -286,9 +292,9 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
         """New critics, as Stable-Baselines3 asks for them."""
         return GumbelCritics(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
 
-    def _check_algorithm(self, algorithm: OffPolicyAlgorithm | None) -> None:
+    def _check_algorithm(self, algorithm: BaseAlgorithm | None) -> None:
         """Refuse an algorithm's settings that cannot work with discrete actions."""
-        if algorithm is not None and algorithm.action_noise is not None:
+        if isinstance(algorithm, OffPolicyAlgorithm) and algorithm.action_noise is not None:
             raise ValueError(
                 f"action_noise={algorithm.action_noise}: noise added to a one-hot is no action; leave it out, "
                 "this policy explores by sampling"
@@ -333,7 +339,7 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
         return super()._get_constructor_parameters() | self._settings | share
 
 
-def algorithm_that_builds(policy: BasePolicy) -> OffPolicyAlgorithm | None:
+def algorithm_that_builds(policy: BasePolicy) -> BaseAlgorithm | None:
     """The algorithm in whose set-up `policy` is being made, or `None` if it is made on its own.
 
     Stable-Baselines3 tells a policy nothing about its algorithm, yet some settings of the algorithm make nonsense of
@@ -342,10 +348,24 @@ def algorithm_that_builds(policy: BasePolicy) -> OffPolicyAlgorithm | None:
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
-        if isinstance(owner, OffPolicyAlgorithm) and frame.f_code.co_name == "_setup_model":
+        if isinstance(owner, BaseAlgorithm) and frame.f_code.co_name == "_setup_model":
             return owner if owner.policy_class is type(policy) else None
         frame = frame.f_back
     return None
+
+
+def _check_kind(policy: GumbelOffPolicyMixin, algorithm: BaseAlgorithm | None) -> None:
+    """Refuse Stable-Baselines3's algorithms that ask a policy for other things; others may ask for the same ones."""
+    remedies: dict[type[BaseAlgorithm], str] = {
+        SAC: "GumbelSACPolicy",
+        TD3: "GumbelTD3Policy",
+        OnPolicyAlgorithm: "GumbelActorCriticPolicy, and leave OneHotActions out",
+    }
+    for kind, remedy in remedies.items():
+        if isinstance(algorithm, kind) and not isinstance(algorithm, policy.algorithm_class):
+            raise TypeError(
+                f"{type(policy).__name__} is not for {type(algorithm).__name__}; give that algorithm {remedy}"
+            )
 
 
 def warn(message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from stable_baselines3 import SAC
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
@@ -65,6 +65,7 @@ class GumbelSACPolicy(GumbelOffPolicyMixin, SACPolicy):
         **kwargs: As in `GumbelOffPolicyMixin`.
     """
 
+    algorithm_class = SAC
     actor: GumbelSACActor  # type: ignore[assignment]
     critic: GumbelCritics  # type: ignore[assignment]
     critic_target: GumbelCritics  # type: ignore[assignment]
@@ -73,7 +74,7 @@ class GumbelSACPolicy(GumbelOffPolicyMixin, SACPolicy):
         """A new actor, as Stable-Baselines3 asks for it."""
         return GumbelSACActor(**self._actor_arguments(features_extractor)).to(self.device)
 
-    def _check_algorithm(self, algorithm: OffPolicyAlgorithm | None) -> None:
+    def _check_algorithm(self, algorithm: BaseAlgorithm | None) -> None:
         super()._check_algorithm(algorithm)
         if not isinstance(algorithm, SAC):
             return

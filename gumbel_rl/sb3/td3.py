@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3 import TD3
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
@@ -51,6 +51,7 @@ class GumbelTD3Policy(GumbelOffPolicyMixin, TD3Policy):
         **kwargs: As in `GumbelOffPolicyMixin`.
     """
 
+    algorithm_class = TD3
     actor: GumbelTD3Actor  # type: ignore[assignment]
     actor_target: GumbelTD3Actor  # type: ignore[assignment]
     critic: GumbelCritics  # type: ignore[assignment]
@@ -86,7 +87,7 @@ class GumbelTD3Policy(GumbelOffPolicyMixin, TD3Policy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"ent_coef": self.ent_coef}
 
-    def _check_algorithm(self, algorithm: OffPolicyAlgorithm | None) -> None:
+    def _check_algorithm(self, algorithm: BaseAlgorithm | None) -> None:
         super()._check_algorithm(algorithm)
         if isinstance(algorithm, TD3) and algorithm.target_policy_noise > 0 and algorithm.target_noise_clip > 0:
             raise ValueError(

@@ -22,15 +22,15 @@ from plug_in_cases import (
     same,
     stored_actions,
 )
-from stable_baselines3 import DDPG, SAC, TD3
+from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecCheckNan, VecMonitor
 
 from gumbel_rl import ESTIMATORS
 from gumbel_rl.critics import CRITICS
-from gumbel_rl.sb3 import OneHotActions
+from gumbel_rl.sb3 import GumbelActorCriticPolicy, GumbelSACPolicy, GumbelTD3Policy, OneHotActions
 from gumbel_rl.sb3.off_policy import GumbelOffPolicyMixin
 
 CRITIC_OPTIONS: list[dict[str, Any]] = [
@@ -282,3 +282,42 @@ def test_delayed_updates_and_targets(algorithm: type[Any]) -> None:
     model.train(2, 16)  # an even number of updates, so that the last of them was one of the actor and the targets
     assert same(parameters(model.actor), parameters(model.actor_target))
     assert same(parameters(model.critic), parameters(model.critic_target))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "remedy"),
+    [
+        (SAC, GumbelTD3Policy, "GumbelTD3Policy is not for SAC; give that algorithm GumbelSACPolicy"),
+        (TD3, GumbelSACPolicy, "GumbelSACPolicy is not for TD3; give that algorithm GumbelTD3Policy"),
+        (DDPG, GumbelSACPolicy, "GumbelSACPolicy is not for DDPG; give that algorithm GumbelTD3Policy"),
+        (PPO, GumbelSACPolicy, "give that algorithm GumbelActorCriticPolicy, and leave OneHotActions out"),
+        (A2C, GumbelTD3Policy, "give that algorithm GumbelActorCriticPolicy, and leave OneHotActions out"),
+        (SAC, GumbelActorCriticPolicy, "leave OneHotActions out, which is for SAC, TD3 and DDPG"),
+    ],
+)
+def test_a_policy_of_another_algorithm_is_refused(algorithm: type[Any], policy: type[Any], remedy: str) -> None:
+    with pytest.raises(TypeError, match=remedy):
+        algorithm(policy, make_env())
+
+
+@pytest.mark.parametrize(("algorithm", "policy"), [(SAC, GumbelSACPolicy), (TD3, GumbelTD3Policy)])
+def test_algorithms_derived_from_the_stock_ones_are_welcome(algorithm: type[Any], policy: type[Any]) -> None:
+    class Derived(algorithm):  # type: ignore[misc]
+        pass
+
+    class DerivedPolicy(policy):  # type: ignore[misc]
+        pass
+
+    options = {"target_entropy": 0.5} if algorithm is SAC else {"target_policy_noise": 0.0}
+    assert Derived(DerivedPolicy, make_env(), learning_starts=5, **options).learn(12).num_timesteps == 12
+
+
+def test_checked_and_monitored_vector_environments() -> None:
+    env = VecMonitor(VecCheckNan(DummyVecEnv([partial(make_env, "ragged")] * 2), raise_exception=True))
+    model = make_model(SAC, env, train_freq=2).learn(60)
+    assert len(model.ep_info_buffer) == 6
+
+
+def test_updates_by_the_episode_need_one_environment() -> None:
+    with pytest.raises(AssertionError, match="only one env when doing episodic training"):
+        make_model(SAC, DummyVecEnv([make_env] * 2), train_freq=(1, "episode")).learn(60)
