@@ -188,6 +188,14 @@ def test_a_resumed_run_goes_on_with_the_callbacks_schedule(tmp_path: Path) -> No
     assert temperatures(other) == {0.4}
 
 
+def test_the_callback_counts_as_the_algorithm_does() -> None:
+    model = make(SAC, 0.9).learn(40)
+    model.learn(60, callback=[TemperatureCallback("linear:1:0.4"), watch := Watch()])  # from 0 again
+    for steps, temperature in watch.seen:
+        assert temperature == pytest.approx(1 - 0.6 * steps / 60)
+    assert int(model.policy.env_steps) == model.num_timesteps == 60
+
+
 def test_the_callback_refuses_what_has_no_temperature() -> None:
     model = SAC("MlpPolicy", gym.make("Pendulum-v1"), buffer_size=100)
     with pytest.raises(
