@@ -33,8 +33,8 @@ def make_estimator(estimator_id: str, **options: Any) -> Estimator:
         ValueError: An unknown id (the message names the nearest), or a value the estimator refuses.
         TypeError: An option the estimator does not have.
     """
-    if estimator_id not in ESTIMATORS:
-        near = difflib.get_close_matches(estimator_id, ESTIMATORS, n=1, cutoff=0.4)
+    if estimator_id not in list(ESTIMATORS):
+        near = difflib.get_close_matches(str(estimator_id), ESTIMATORS, n=1, cutoff=0.4)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"unknown estimator {estimator_id!r}{hint}; known are {', '.join(ESTIMATORS)}")
     cls = ESTIMATORS[estimator_id]

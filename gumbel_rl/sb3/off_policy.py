@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from gumbel_rl.critics import make_critic
 from gumbel_rl.distributions import FactoredCategorical
-from gumbel_rl.estimators import Estimator, TemperatureEstimator, make_estimator
+from gumbel_rl.estimators import Estimator, Exact, TemperatureEstimator, make_estimator
 from gumbel_rl.sb3.observations import (
     ObservationFeatures,
     check_mask_space,
@@ -153,7 +153,9 @@ class GumbelCritics(ObservationFeatures):
 
     def forward(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
         """Values `[B, 1]` of every critic, for actions `[B, N]` in -1..1 or an actor's output."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.share_features_extractor):
+        # The actor's loss does not train the critics' features, and the critics' loss not those shared with the actor.
+        fits = torch.is_grad_enabled() and not self.share_features_extractor and attached_output(actions) is None
+        with torch.set_grad_enabled(fits):
             features = self.extract_features(obs, self._extractor)
         return self._values(obs, features, actions, len(self.critics))
 
@@ -280,6 +282,7 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
         self.critic_kwargs.update(critic=settings["critic"], critic_kwargs=settings["critic_kwargs"])
         probe = make_critic(settings["critic"], 1, self.factors, [], **(settings["critic_kwargs"] or {}))
         self.estimator = _make_estimator(settings["estimator"], settings["estimator_kwargs"] or {}, probe.multilinear)
+        _check_exact(self.estimator, settings["critic"], probe.multilinear)
         super()._build(lr_schedule)  # type: ignore[misc]
         self.set_temperature(self.temperature_schedule(0))
 
@@ -400,3 +403,11 @@ def _make_estimator(estimator: str | Estimator, options: dict[str, Any], multili
         raise ValueError("the estimator's temperature is given by the argument temperature, not by an option")
     # Where the value is linear in each factor its expectation is one evaluation, however many joint actions there are.
     return make_estimator(estimator, **({"multilinear": multilinear} if estimator == "exact" else {}) | options)
+
+
+def _check_exact(estimator: Estimator, critic: str, multilinear: bool) -> None:
+    if isinstance(estimator, Exact) and estimator.multilinear and not multilinear:
+        raise ValueError(
+            "exact with multilinear=True evaluates the critic at the probabilities, which is not the expectation under "
+            f"the critic {critic!r}: leave the option out, or choose a critic that is linear in each factor"
+        )

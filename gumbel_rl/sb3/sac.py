@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -18,7 +19,7 @@ from gumbel_rl.sb3.off_policy import GumbelActor, GumbelCritics, GumbelOffPolicy
 from gumbel_rl.sb3.policy_output import PolicyOutput
 from gumbel_rl.wrappers import OneHotBox
 
-TARGET_ENTROPY_RATIO = 0.3
+TARGET_ENTROPY_RATIO = 0.05
 """Default target entropy as a share of the maximum, that of the uniform policy."""
 
 
@@ -93,7 +94,7 @@ class GumbelSACPolicy(GumbelOffPolicyMixin, SACPolicy):
             raise ValueError(
                 f"target_entropy={target:g} is out of reach: the entropy of actions with the choices "
                 f"{self.factors.sizes} lies between 0 and {largest:.4g} nats; take a share of the maximum, as "
-                "sac_defaults(env, target_entropy_ratio=0.3) does"
+                "sac_defaults(env, target_entropy_ratio=0.1) does"
             )
         self.actor.target_entropy_ratio = target / largest if largest else 0.0
 
@@ -106,7 +107,7 @@ def sac_defaults(
     Args:
         env: The environment, wrapped in `OneHotActions`, or a `VecEnv` of such.
         target_entropy_ratio: Target entropy as a share of the maximum, that of the uniform policy.
-        **overrides: Arguments of SAC that replace or complete these.
+        **overrides: Arguments of SAC that replace or complete these; those of the policy (`policy_kwargs`) one by one.
 
     Raises:
         TypeError: The action space is not that of `OneHotActions`.
@@ -120,14 +121,19 @@ def sac_defaults(
         )
     if not 0 <= target_entropy_ratio <= 1:
         raise ValueError(f"target_entropy_ratio is a share of the maximum, between 0 and 1, got {target_entropy_ratio}")
+    # Stable-Baselines3 has n-step returns neither for Dict observations nor for a replay buffer of one's own.
+    one_step = isinstance(env.observation_space, spaces.Dict) or overrides.get("replay_buffer_class") is not None
     defaults = {
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-3,
         "buffer_size": 100_000,
         "learning_starts": 1000,
         "batch_size": 128,
         "tau": 0.01,
+        "train_freq": 4,
+        "gradient_steps": -1,  # as many as environment steps
+        "n_steps": 1 if one_step else 5,
         "ent_coef": "auto_0.1",
         "target_entropy": target_entropy_ratio * space.factors.max_entropy,
-        "policy_kwargs": {"net_arch": [64, 64]},
     }
-    return defaults | overrides
+    policy_kwargs = {"net_arch": [64, 64]} | overrides.pop("policy_kwargs", {})
+    return defaults | overrides | {"policy_kwargs": policy_kwargs}
