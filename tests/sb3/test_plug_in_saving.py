@@ -289,3 +289,17 @@ def test_a_policy_is_copied_with_its_estimator() -> None:
     assert clone.estimator is not policy.estimator
     clone.set_temperature(0.1)
     assert float(policy.temperature) == policy.estimator.temperature == pytest.approx(0.76)
+
+
+# Stable-Baselines3 takes the buffer class that it chose itself, and saved, for a custom one; it is set up all the same.
+@pytest.mark.filterwarnings("ignore:.*n_steps=3. is ignored because a custom")
+@pytest.mark.parametrize("algorithm", OFF_POLICY)
+def test_n_step_returns_survive_loading(algorithm: type[Any], tmp_path: Path) -> None:
+    make_model(algorithm, make_env("ragged"), n_steps=3, gamma=0.9).learn(40).save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=make_env("ragged"))
+    assert loaded.replay_buffer.n_steps == 3
+    assert loaded.replay_buffer.gamma == 0.9
+    loaded.learn(40, reset_num_timesteps=False)
+    # Full returns of three steps are discounted thrice; those that an episode's end cuts short, less.
+    discounts = loaded.replay_buffer.sample(200).discounts
+    assert float(discounts.min()) == pytest.approx(0.9**3)
