@@ -6,7 +6,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -19,7 +18,7 @@ from gumbel_rl.sb3.off_policy import GumbelActor, GumbelCritics, GumbelOffPolicy
 from gumbel_rl.sb3.policy_output import PolicyOutput
 from gumbel_rl.wrappers import OneHotBox
 
-TARGET_ENTROPY_RATIO = 0.05
+TARGET_ENTROPY_RATIO = 0.15
 """Default target entropy as a share of the maximum, that of the uniform policy."""
 
 
@@ -121,19 +120,18 @@ def sac_defaults(
         )
     if not 0 <= target_entropy_ratio <= 1:
         raise ValueError(f"target_entropy_ratio is a share of the maximum, between 0 and 1, got {target_entropy_ratio}")
-    # Stable-Baselines3 has n-step returns neither for Dict observations nor for a replay buffer of one's own.
-    one_step = isinstance(env.observation_space, spaces.Dict) or overrides.get("replay_buffer_class") is not None
+    # One-step returns: over several steps, those that the replay buffer holds of earlier policies make the critic's
+    # differences between actions ten times too large, and the policy settles early on the wrong ones.
     defaults = {
-        "learning_rate": 3e-3,
+        "learning_rate": 2e-3,
         "buffer_size": 100_000,
         "learning_starts": 1000,
         "batch_size": 128,
-        "tau": 0.01,
+        "tau": 0.02,
         "train_freq": 4,
         "gradient_steps": -1,  # as many as environment steps
-        "n_steps": 1 if one_step else 5,
         "ent_coef": "auto_0.1",
         "target_entropy": target_entropy_ratio * space.factors.max_entropy,
     }
-    policy_kwargs = {"net_arch": [64, 64]} | overrides.pop("policy_kwargs", {})
+    policy_kwargs = {"net_arch": [128, 128]} | overrides.pop("policy_kwargs", {})
     return defaults | overrides | {"policy_kwargs": policy_kwargs}

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import DDPG, SAC, TD3
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 
@@ -70,10 +69,10 @@ def test_an_automatic_target_entropy_is_repaired_with_one_warning_at_the_users_l
     assert (mine[0].filename, mine[0].lineno) == (__file__, line)
     text = str(mine[0].message)
     assert "target_entropy='auto' is -5 here" in text
-    assert "0.0896 is used instead, 0.05 of the maximum" in text
-    assert model.target_entropy == pytest.approx(0.05 * np.log(6))
+    assert "0.269 is used instead, 0.15 of the maximum" in text
+    assert model.target_entropy == pytest.approx(0.15 * np.log(6))
     assert isinstance(model.target_entropy, float)
-    assert model.actor.target_entropy_ratio == pytest.approx(0.05)
+    assert model.actor.target_entropy_ratio == pytest.approx(0.15)
 
 
 def test_a_repaired_model_loads_without_another_warning(tmp_path: Path) -> None:
@@ -84,7 +83,7 @@ def test_a_repaired_model_loads_without_another_warning(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         loaded = SAC.load(tmp_path / "model", env=make_env())
     assert loaded.target_entropy == model.target_entropy
-    assert loaded.actor.target_entropy_ratio == pytest.approx(0.05)
+    assert loaded.actor.target_entropy_ratio == pytest.approx(0.15)
 
 
 def test_an_automatic_target_that_nothing_uses_is_no_reason_to_warn() -> None:
@@ -115,7 +114,7 @@ def test_a_single_action_has_no_entropy_to_share() -> None:
 
 def test_sac_defaults() -> None:
     env = make_env()
-    assert sac_defaults(env)["target_entropy"] == pytest.approx(0.05 * np.log(6))
+    assert sac_defaults(env)["target_entropy"] == pytest.approx(0.15 * np.log(6))
     assert sac_defaults(env, 0.5)["target_entropy"] == pytest.approx(0.5 * np.log(6))
     vec_env = make_vec_env(lambda: Constant(spaces.Discrete(4)), 2, wrapper_class=OneHotActions)
     assert sac_defaults(vec_env, 1.0)["target_entropy"] == pytest.approx(np.log(4))
@@ -294,6 +293,4 @@ def test_defaults_complete_each_other() -> None:
     env = OneHotActions(gym.make("CartPole-v1"))
     settings = sac_defaults(env, batch_size=32, policy_kwargs={"critic": "mlp"})
     assert settings["batch_size"] == 32
-    assert settings["policy_kwargs"] == {"net_arch": [64, 64], "critic": "mlp"}
-    assert settings["n_steps"] == 5
-    assert sac_defaults(env, replay_buffer_class=ReplayBuffer)["n_steps"] == 1
+    assert settings["policy_kwargs"] == {"net_arch": [128, 128], "critic": "mlp"}
