@@ -1,194 +1,36 @@
-"""What the plug-in policies for SAC, TD3 and DDPG share: actor, critics, temperature, and checks of the algorithm."""
+"""What the plug-in policies for SAC, TD3 and DDPG share: their arguments, the temperature, checks of the algorithm."""
 
 from __future__ import annotations
 
 import copy
-import inspect
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
-from torch import Tensor, nn
+from torch import Tensor
 
 from gumbel_rl.critics import make_critic
-from gumbel_rl.distributions import FactoredCategorical
 from gumbel_rl.estimators import Estimator, Exact, TemperatureEstimator, make_estimator
+from gumbel_rl.sb3.construction import algorithm_that_builds, check_kind
+from gumbel_rl.sb3.networks import GumbelCritics
 from gumbel_rl.sb3.observations import (
     ObservationFeatures,
     check_mask_space,
     check_observation_space,
     default_extractor,
-    mask_in,
     without_mask,
 )
-from gumbel_rl.sb3.policy_output import attached_output
 from gumbel_rl.schedules import Constant, Schedule, ScheduleLike, make_temperature
 from gumbel_rl.wrappers import OneHotBox
 
 NetArch = list[int] | dict[str, list[int]]
-
-# The first policy is nearly uniform, as that of the on-policy algorithms.
-LAST_LAYER_SCALE = 0.01
-
-
-class GumbelActor(ObservationFeatures, BasePolicy):
-    """Actor `logits(s)` over the factors of a discrete action, for algorithms that take it for a continuous one.
-
-    Args:
-        observation_space: The observations.
-        action_space: The one-hots.
-        net_arch: Widths of the hidden layers.
-        features_extractor: Turns observations into features.
-        features_dim: `F`.
-        activation_fn: Between the layers.
-        estimator: Estimator of the policy gradient, the same object for all that take it from here.
-        normalize_images: Divide images by 255.
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: OneHotBox,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: type[nn.Module],
-        estimator: Estimator,
-        normalize_images: bool = True,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-            squash_output=True,
-        )
-        self.factors = action_space.factors
-        self.estimator = estimator
-        self.net_arch = net_arch
-        self.features_dim = features_dim
-        self.activation_fn = activation_fn
-        self.net = nn.Sequential(*create_mlp(features_dim, self.factors.width, net_arch, activation_fn))
-        with torch.no_grad():
-            for parameter in self.net[-1].parameters():
-                parameter.mul_(LAST_LAYER_SCALE)
-
-    def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
-        """The policy at observations `[B, ...]`, with their masks: logits `[B, N]`."""
-        logits = self.net(self.extract_features(obs, self.features_extractor))
-        return FactoredCategorical(logits, self.factors, mask_in(obs))
-
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """What the algorithm asks the actor for: actions `[B, N]`."""
-        return self.act(obs, deterministic)
-
-    def act(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Actions `[B, N]` to take, exactly -1 or +1."""
-        dist = self.distribution(obs)
-        return 2.0 * (dist.mode if deterministic else dist.sample()) - 1.0
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.act(observation, deterministic)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = ("net_arch", "features_dim", "activation_fn", "features_extractor", "estimator")
-        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
-
-
-class GumbelCritics(ObservationFeatures):
-    """Critics `Q_i(s, z)` of observations and one-hot actions, called as those of Stable-Baselines3 are.
-
-    Args:
-        observation_space: The observations.
-        action_space: The one-hots.
-        net_arch: Widths of the hidden layers.
-        features_extractor: Turns observations into features, for all critics.
-        features_dim: `F`.
-        activation_fn: Between the layers.
-        normalize_images: Divide images by 255.
-        n_critics: How many.
-        share_features_extractor: The features are the actor's, and these losses do not train them.
-        critic: Id of the critic.
-        critic_kwargs: Its options.
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: OneHotBox,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: type[nn.Module],
-        normalize_images: bool = True,
-        n_critics: int = 2,
-        share_features_extractor: bool = False,
-        critic: str = "multilinear",
-        critic_kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-        )
-        self.share_features_extractor = share_features_extractor
-        self.factors = action_space.factors
-        options = critic_kwargs or {}
-        self.critics = nn.ModuleList(
-            make_critic(critic, features_dim, self.factors, net_arch, activation_fn, **options)
-            for _ in range(n_critics)
-        )
-
-    def forward(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, ...]:
-        """Values `[B, 1]` of every critic, for actions `[B, N]` in -1..1 or an actor's output."""
-        # The actor's loss does not train the critics' features, and the critics' loss not those shared with the actor.
-        fits = torch.is_grad_enabled() and not self.share_features_extractor and attached_output(actions) is None
-        with torch.set_grad_enabled(fits):
-            features = self.extract_features(obs, self._extractor)
-        return self._values(obs, features, actions, len(self.critics))
-
-    def q1_forward(self, obs: PyTorchObs, actions: Tensor) -> Tensor:
-        """Values `[B, 1]` of the first critic, with no gradient towards the features."""
-        with torch.no_grad():
-            features = self.extract_features(obs, self._extractor)
-        return self._values(obs, features, actions, 1)[0]
-
-    @property
-    def _extractor(self) -> BaseFeaturesExtractor:
-        assert self.features_extractor is not None
-        return self.features_extractor
-
-    def _values(self, obs: PyTorchObs, features: Tensor, actions: Tensor, count: int) -> tuple[Tensor, ...]:
-        critics: list[Any] = list(self.critics)[:count]
-        output = attached_output(actions)
-        if output is not None:
-            return tuple(output.value(critic, features).unsqueeze(-1) for critic in critics)
-        one_hots = self._executed(obs, (actions + 1.0) / 2.0)
-        if torch.is_grad_enabled():
-            one_hots = critics[0].regression_actions(one_hots)
-        return tuple(critic(features, one_hots).unsqueeze(-1) for critic in critics)
-
-    def _executed(self, obs: PyTorchObs, actions: Tensor) -> Tensor:
-        """The actions `[B, N]` that the environment executed in place of those that its mask forbade."""
-        mask = mask_in(obs)
-        if mask is None:
-            return actions
-        indices = self.factors.indices(actions)
-        repaired = self.factors.repair(indices, mask)
-        changed = (indices != repaired).any(-1, keepdim=True)
-        return torch.where(changed, self.factors.one_hot(repaired, actions.dtype), actions)
 
 
 class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
@@ -243,7 +85,7 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
         **options: Any,
     ) -> None:
         algorithm = algorithm_that_builds(self)
-        _check_kind(self, algorithm)
+        check_kind(self, algorithm, self.algorithm_class)
         if not isinstance(action_space, OneHotBox):
             raise TypeError(
                 f"{type(self).__name__} acts on one-hots of discrete actions, got the action space {action_space}; "
@@ -340,43 +182,6 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         share = {"share_features_extractor": self.share_features_extractor}
         return super()._get_constructor_parameters() | self._settings | share
-
-
-def algorithm_that_builds(policy: BasePolicy) -> BaseAlgorithm | None:
-    """The algorithm in whose set-up `policy` is being made, or `None` if it is made on its own.
-
-    Stable-Baselines3 tells a policy nothing about its algorithm, yet some settings of the algorithm make nonsense of
-    discrete actions: a negative target entropy, noise added to one-hots. It is found among the callers.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, BaseAlgorithm) and frame.f_code.co_name == "_setup_model":
-            return owner if owner.policy_class is type(policy) else None
-        frame = frame.f_back
-    return None
-
-
-def _check_kind(policy: GumbelOffPolicyMixin, algorithm: BaseAlgorithm | None) -> None:
-    """Refuse Stable-Baselines3's algorithms that ask a policy for other things; others may ask for the same ones."""
-    remedies: dict[type[BaseAlgorithm], str] = {
-        SAC: "GumbelSACPolicy",
-        TD3: "GumbelTD3Policy",
-        OnPolicyAlgorithm: "GumbelActorCriticPolicy, and leave OneHotActions out",
-    }
-    for kind, remedy in remedies.items():
-        if isinstance(algorithm, kind) and not isinstance(algorithm, policy.algorithm_class):
-            raise TypeError(
-                f"{type(policy).__name__} is not for {type(algorithm).__name__}; give that algorithm {remedy}"
-            )
-
-
-def warn(message: str) -> None:
-    """Warn the user at the line outside of this library and of Stable-Baselines3 that is to blame."""
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("gumbel_rl", "stable_baselines3"):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
 
 
 def _default_options(optimizer_class: type[torch.optim.Optimizer]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor
 
-from gumbel_rl.sb3.off_policy import GumbelActor, GumbelCritics, GumbelOffPolicyMixin, warn
+from gumbel_rl.sb3.construction import warn
+from gumbel_rl.sb3.networks import GumbelActor, GumbelCritics
+from gumbel_rl.sb3.off_policy import GumbelOffPolicyMixin
 from gumbel_rl.sb3.policy_output import PolicyOutput
 from gumbel_rl.wrappers import OneHotBox
 

@@ -14,7 +14,8 @@ from stable_baselines3.common.type_aliases import Schedule as LearningRate
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 
-from gumbel_rl.sb3.off_policy import GumbelActor, GumbelCritics, GumbelOffPolicyMixin
+from gumbel_rl.sb3.networks import GumbelActor, GumbelCritics
+from gumbel_rl.sb3.off_policy import GumbelOffPolicyMixin
 from gumbel_rl.sb3.policy_output import PolicyOutput
 
 

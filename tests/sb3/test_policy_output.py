@@ -17,7 +17,7 @@ from gumbel_rl import ESTIMATORS, ActionFactors, FactoredCategorical, make_estim
 from gumbel_rl.critics import CRITICS, Critic
 from gumbel_rl.estimators import Exact, PathwiseEstimator
 from gumbel_rl.sb3 import GumbelSACPolicy, GumbelTD3Policy, OneHotActions
-from gumbel_rl.sb3.off_policy import GumbelCritics
+from gumbel_rl.sb3.networks import GumbelCritics
 from gumbel_rl.sb3.policy_output import PolicyOutput, attached_output
 from gumbel_rl.wrappers import OneHotBox
 

@@ -1,0 +1,162 @@
+"""Critics that are linear in each factor: their slope at an action is a difference of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gumbel_rl.actions import ActionFactors
+from gumbel_rl.critics.base import Critic, mlp
+
+
+class ActionLinear(Critic):
+    """`Q(s, z) = <z, q(s)>`, one output of the network for each choice.
+
+    Args:
+        features_dim: `F`.
+        factors: The action's factors. With more than one, the value is a sum over factors.
+        net_arch: Widths of the hidden layers.
+        activation: Between the layers.
+    """
+
+    multilinear = True
+
+    def __init__(
+        self,
+        features_dim: int,
+        factors: ActionFactors,
+        net_arch: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        self.net = mlp([features_dim, *net_arch, factors.width], activation)
+
+    def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
+        values = self.net(features)
+        return lambda actions: (actions * values).sum(-1)
+
+
+class Additive(Critic):
+    """`Q(s, z) = V(s) + sum_d <z_d, a_d(s)>`, a state value and an advantage head for each factor.
+
+    With `reference` probabilities each head is centred, `sum_k p_dk a_dk = 0`, so that `V` is the value of that policy.
+    For independent factors and that policy, fitting the heads to sampled advantages by least squares loses nothing: the
+    fit is the conditional expectation factor by factor, which is all that the policy gradient depends on.
+
+    The network's first output is the value in units of its own, `V = value_mean + value_std * output`. In units of the
+    returns seen so far its loss does not drown that of the advantages, whatever the scale of the rewards.
+
+    Args:
+        features_dim: `F`.
+        factors: The action's factors.
+        net_arch: Widths of the hidden layers, shared by the value and the heads.
+        activation: Between the layers.
+    """
+
+    multilinear = True
+    value_mean: Tensor
+    value_std: Tensor
+
+    def __init__(
+        self,
+        features_dim: int,
+        factors: ActionFactors,
+        net_arch: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        self.factors = factors
+        self.net = mlp([features_dim, *net_arch, 1 + factors.width], activation)
+        self.register_buffer("value_mean", torch.zeros(()))
+        self.register_buffer("value_std", torch.ones(()))
+
+    def heads(self, features: Tensor, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """State values `[B]` and advantages `[B, N]`, centred under `reference` `[B, N]` if it is given."""
+        output, advantages = self.net(features).split([1, self.factors.width], dim=-1)
+        value = self.value_mean + self.value_std * output.squeeze(-1)
+        return value, advantages if reference is None else centre(advantages, reference, self.factors)
+
+    @torch.no_grad()
+    def set_value_scale(self, mean: Tensor, std: Tensor) -> None:
+        """Change the units of the value's output and leave the value as it is (PopArt, van Hasselt et al. 2016).
+
+        Args:
+            mean: New `value_mean`, a scalar.
+            std: New `value_std`, a positive scalar.
+        """
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight[0] *= self.value_std / std
+        last.bias[0] = (self.value_std * last.bias[0] + self.value_mean - mean) / std
+        self.value_mean.copy_(mean)
+        self.value_std.copy_(std)
+
+    def at(self, features: Tensor, reference: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        value, advantages = self.heads(features, reference)
+        return lambda actions: value + (actions * advantages).sum(-1)
+
+
+def centre(advantages: Tensor, probs: Tensor, factors: ActionFactors) -> Tensor:
+    """Subtract from each factor's block of `advantages` `[*, N]` its mean under `probs` `[*, N]`."""
+    blocks = factors.pad(advantages, 0.0)
+    means = (blocks * factors.pad(probs, 0.0)).sum(-1, keepdim=True)
+    return factors.flatten(blocks - means)
+
+
+class Multilinear(Critic):
+    """`Q(s, z) = V(s) + sum_d <z_d, a_d(s)> + sum_{c<d} <u_c, u_d>_±`, heads and the interactions of all pairs.
+
+    `u_d = sum_k z_dk w_dk(s)` is the embedding, of `rank` numbers, of what factor `d` chose. In the product of two
+    embeddings every other term counts negatively, without which no factor could work against itself in another. The
+    sum over pairs takes time linear in the number of factors: `((sum_d u_d)^2 - sum_d u_d^2) / 2`.
+
+    Args:
+        features_dim: `F`.
+        factors: The action's factors. With one there are no interactions, and the value is that of `Additive`.
+        net_arch: Widths of the hidden layers, shared by all outputs.
+        activation: Between the layers.
+        rank: Numbers of an embedding.
+
+    Raises:
+        ValueError: `rank` is below 1.
+    """
+
+    multilinear = True
+    signs: Tensor
+
+    def __init__(
+        self,
+        features_dim: int,
+        factors: ActionFactors,
+        net_arch: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+        rank: int = 8,
+    ) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
+        self.factors = factors
+        self.rank = rank if len(factors.sizes) > 1 else 0
+        self.net = mlp([features_dim, *net_arch, 1 + (1 + self.rank) * factors.width], activation)
+        self.register_buffer("signs", torch.tensor([1.0, -1.0]).repeat(rank)[: self.rank], persistent=False)
+        with torch.no_grad():
+            # Interactions begin small: there are many pairs, and what they add up to would drown the heads.
+            for parameter in self.net[-1].parameters():
+                parameter[1 + factors.width :] *= 0.1
+
+    def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
+        width = self.factors.width
+        value, heads, embeddings = self.net(features).split([1, width, self.rank * width], -1)
+        embeddings = embeddings.unflatten(-1, (self.rank, width)) if self.rank else None
+
+        def q(actions: Tensor) -> Tensor:
+            result: Tensor = value.squeeze(-1) + (actions * heads).sum(-1)
+            if embeddings is None:
+                return result
+            chosen = self.factors.pad(actions.unsqueeze(-2) * embeddings, 0.0).sum(-1)  # u_d, [*, B, rank, D]
+            pairs = (chosen.sum(-1).square() - chosen.square().sum(-1)) / 2
+            return result + (pairs * self.signs).sum(-1)
+
+        return q
