@@ -73,7 +73,8 @@ SETTINGS = {
         env=COORDINATION,
         env_kwargs={"masked": True},
         timesteps=50_000,
-        threshold=9.5,
+        threshold=9.0,  # of 10, the optimum; what ignores the pairs or the future stays far below
+        seeds=5,
     ),
 }
 
