@@ -36,6 +36,8 @@ class Options:
     """Gradient estimator of the agent."""
     timesteps: Annotated[int | None, option(Count, "N"), CONFIGURED] = None
     """Environment steps to train for."""
+    bins: Annotated[int | None, option(Count, "N"), CONFIGURED] = None
+    """Values each dimension of a continuous action may take, which makes it discrete."""
     seed: Annotated[int | None, option(int, "N"), hint("(default: 0)")] = None
     """Seed of everything random: the same seed gives the same run."""
     n_envs: Annotated[int | None, option(Count, "N"), CONFIGURED] = None

@@ -28,6 +28,9 @@ class RunConfig:
     """Id in Gymnasium's registry, or `module:Id-v0`."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, `max_episode_steps` among them."""
+    bins: int | list[int | list[float]] | None = None
+    """Values each dimension of a Box action may take, which makes it MultiDiscrete: how many, for all or in a list with
+    an entry for each dimension, a number or the values themselves; null to leave the actions alone."""
     engine: str = "auto"
     """How sub-environments are run: auto, vector, dummy or subproc."""
     n_envs: Count = 8

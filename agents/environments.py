@@ -125,7 +125,9 @@ def load_statistics(path: Path, env: VecEnv) -> VecNormalize:
 
 def _make(config: RunConfig, n_envs: int, seed: int, env_kwargs: dict[str, Any]) -> VecEnv:
     kwargs = {**config.env_kwargs, **env_kwargs}
-    make = partial(envs.make_vec_env, config.env, n_envs, seed=seed, engine=config.engine, env_kwargs=kwargs)
+    make = partial(
+        envs.make_vec_env, config.env, n_envs, seed=seed, engine=config.engine, bins=config.bins, env_kwargs=kwargs
+    )
     try:
         with ignored_by_children() if config.engine == "subproc" else nullcontext():
             env = make()
@@ -134,7 +136,8 @@ def _make(config: RunConfig, n_envs: int, seed: int, env_kwargs: dict[str, Any])
                 env.close()
                 env = make(wrapper=FlattenObservation)
     except (AssertionError, TypeError, ValueError, gym.error.Error, ImportError) as error:
-        raise UserError(f"--env {config.env}: {error}") from error
+        binned = "" if config.bins is None else f" with bins {config.bins}"
+        raise UserError(f"--env {config.env}{binned}: {error}") from error
     return env
 
 

@@ -46,12 +46,9 @@ class Hyperparameters:
         Raises:
             UserError: The action space is not supported, or the algorithm refuses a value.
         """
-        space = env.action_space
-        if not self.supports(space):
-            raise UserError(
-                f"{self.agent} does not support the action space {space}; supported are "
-                f"{', '.join(self.action_spaces)}{self.proviso}"
-            )
+        objection = self.objection(env.action_space)
+        if objection is not None:
+            raise UserError(objection)
         # Stable-Baselines3 states some of its requirements by assertions.
         try:
             model = self.algorithm()(policy=policy, env=env, **self.arguments(timesteps), seed=seed, device=device)
@@ -64,6 +61,23 @@ class Hyperparameters:
     def supports(self, space: spaces.Space[Any]) -> bool:
         """Whether the algorithm can act in this action space."""
         return type(space).__name__ in self.action_spaces
+
+    def objection(self, space: spaces.Space[Any], env: str | None = None) -> str | None:
+        """Why the algorithm cannot act in this action space, and what would help, or None if it can.
+
+        Args:
+            space: The action space.
+            env: The environment's id, if it is to be named.
+        """
+        if self.supports(space):
+            return None
+        # They make it MultiDiscrete.
+        binnable = type(space).__name__ == "Box" and "MultiDiscrete" in self.action_spaces
+        return (
+            f"{self.agent} does not support the action space {space}{f' of {env}' if env else ''}; supported are "
+            f"{', '.join(self.action_spaces)}{self.proviso}"
+            f"{'; --bins 5 lets each dimension choose from 5 values' if binnable else ''}"
+        )
 
     def arguments(self, timesteps: int) -> dict[str, Any]:
         """Keyword arguments of an algorithm that is to learn for a number of environment steps."""

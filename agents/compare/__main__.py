@@ -38,6 +38,8 @@ class Options:
     """Runs of each agent on each environment, with seeds from 0 on."""
     timesteps: Annotated[int | None, option(Count, "N"), hint("(default: as configured for each agent)")] = None
     """Environment steps of every run."""
+    bins: Annotated[int | None, option(Count, "N"), hint("(default: as configured for each agent)")] = None
+    """Values each dimension of a continuous action may take, which makes it discrete."""
     estimators: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="ID [ID ...]"), hint("(default: each agent's own)")
     ] = ()
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("give --out a directory for the comparison")
     from agents.compare.plan import make_plan
 
-    keys: dict[str, Any] = {"timesteps": options.timesteps, "eval_every": options.eval_every}
+    keys: dict[str, Any] = {"timesteps": options.timesteps, "bins": options.bins, "eval_every": options.eval_every}
     given = {key: value for key, value in keys.items() if value is not None}
     plan = make_plan(options.envs, options.agents, options.seeds, estimators=options.estimators, keys=given)
 

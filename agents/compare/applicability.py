@@ -57,11 +57,9 @@ def _check(cell: Cell) -> str | None:
     # What is learnt in processes is built without them.
     env = make_training_env(replace(config, engine="dummy" if config.engine == "subproc" else config.engine), seed=0)
     try:
-        if not config.hyperparameters.supports(env.action_space):
-            return (
-                f"{config.agent} does not support the action space {env.action_space} of {config.env}; supported are "
-                f"{', '.join(config.hyperparameters.action_spaces)}{config.hyperparameters.proviso}"
-            )
+        objection = config.hyperparameters.objection(env.action_space, config.env)
+        if objection is not None:
+            return objection
         policy = policy_for(env.observation_space)
         try:
             config.hyperparameters.build(policy, env, timesteps=config.timesteps, seed=0, device="cpu")

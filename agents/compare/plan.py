@@ -203,7 +203,7 @@ def make_plan(
 
 
 # Agents on one environment are compared only where these are the same.
-SHARED = ("env_kwargs", "threshold", "eval_episodes", "periodic_episodes")
+SHARED = ("env_kwargs", "bins", "threshold", "eval_episodes", "periodic_episodes")
 
 
 def check_comparable(cells: Iterable[Cell], *, settled: bool = True) -> None:

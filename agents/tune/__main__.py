@@ -42,6 +42,8 @@ class Options:
     """Trials of the study in all, those before an interruption and on other machines included."""
     timesteps: Annotated[int | None, option(Count, "N"), hint("(default: as configured)")] = None
     """Environment steps of a run."""
+    bins: Annotated[int | None, option(Count, "N"), hint("(default: as configured)")] = None
+    """Values each dimension of a continuous action may take, which makes it discrete."""
     seeds_per_trial: Annotated[int, option(Annotated[int, Range(1, 1000)], "N")] = 3
     """Runs of a trial, whose mean score counts."""
     confirm: Annotated[int, option(Natural, "N")] = 5
@@ -103,8 +105,9 @@ def _search(options: Options, configs: Path) -> Stage:
     from agents.tune.study import Stage
 
     keys = parse_assignments(options.set)
-    timesteps = {} if options.timesteps is None else {"timesteps": options.timesteps}
-    base = resolve({**keys, **timesteps, "agent": options.agent, "env": options.env}, configs=configs)
+    own = {"timesteps": options.timesteps, "bins": options.bins}
+    own = {key: value for key, value in own.items() if value is not None}
+    base = resolve({**keys, **own, "agent": options.agent, "env": options.env}, configs=configs)
     find_space(options.agent)
     searched = sorted(searched_keys(options.agent) & set(keys))
     if searched:
@@ -218,6 +221,7 @@ def _tell(options: Options, search: Stage, outcome: Outcome, configs: Path) -> N
     words += [f"--timesteps {wanted['timesteps']} --seeds-per-trial {options.seeds_per_trial}"]
     # Not the storage, whose URL may hold a password.
     words += [f"--confirm {options.confirm} --confirm-seeds {options.confirm_seeds}"]
+    words += [f"--bins {options.bins}"] if options.bins is not None else []
     words += [f"--set {shlex.quote(assignment)}" for assignment in options.set]
     comments = [f"{blocks.MARK}: python -m agents.tune {' '.join(words)}", f"{blocks.MARK} {origin(outcome, search)}"]
     if not outcome.tuned:

@@ -59,6 +59,7 @@ class Stage:
         return {
             "agent": self.agent,
             "env": self.base["env"],
+            "bins": self.base.get("bins"),  # which studies had not before
             "timesteps": self.base["timesteps"],
             "seeds": list(self.seeds),
             "space": {name: list(dimension.choices) for name, dimension in self.space.items()},

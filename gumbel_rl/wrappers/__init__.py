@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gumbel_rl.wrappers.discretize import ActionGrid, DiscretizeActions, DiscretizeVectorActions
+from gumbel_rl.wrappers.discretize import ActionGrid, Bins, DiscretizeActions, DiscretizeVectorActions
 from gumbel_rl.wrappers.masks import MASK_KEY, ActionMaskObservation, check_mask
 from gumbel_rl.wrappers.one_hot import OneHotActions, OneHotBox
 
@@ -10,6 +10,7 @@ __all__ = [
     "MASK_KEY",
     "ActionGrid",
     "ActionMaskObservation",
+    "Bins",
     "DiscretizeActions",
     "DiscretizeVectorActions",
     "OneHotActions",

@@ -71,7 +71,8 @@ class ActionGrid:
             values.flags.writeable = False
         self._shape = space.shape
         self._sizes = np.array(sizes)
-        self._rows = np.arange(len(sizes)) * max(sizes)
+        self._values = self.action_values.reshape(-1)
+        self._rows = np.arange(len(sizes)) * max(sizes)  # where in them each dimension's begin
 
     def actions(self, choices: NDArray[Any]) -> NDArray[Any]:
         """Choices `[..., D]`, integers, to new arrays of actions `[..., *shape]` of the Box's dtype.
@@ -85,10 +86,9 @@ class ActionGrid:
                 f"expected integers, one for each of the {len(self._sizes)} dimensions, got an array of shape "
                 f"{choices.shape} and type {choices.dtype}"
             )
-        if np.any(choices < 0) or np.any(choices >= self._sizes):
+        if not ((choices >= 0) & (choices < self._sizes)).all():
             raise ValueError(f"there are {self._sizes.tolist()} choices, counted from 0, got {choices.tolist()}")
-        taken: NDArray[Any] = self.action_values.reshape(-1)[choices + self._rows]
-        return taken.reshape(choices.shape[:-1] + self._shape)
+        return self._values[choices + self._rows].reshape(choices.shape[:-1] + self._shape)
 
 
 def _name(index: tuple[int, ...], shape: tuple[int, ...]) -> str:
@@ -108,7 +108,7 @@ def _by_dimension(bins: Any, dimensions: int) -> list[Any]:
         raise TypeError(f"bins must be a whole number or a sequence with an entry for each dimension, got {bins!r}")
     if len(bins) != dimensions:
         alone = "; a grid for a single dimension is written [[...]]" if dimensions == 1 else ""
-        raise ValueError(f"bins needs {dimensions} entries, one for each dimension, got {len(bins)}{alone}")
+        raise ValueError(f"bins needs one entry a dimension, {dimensions} in all, got {len(bins)}{alone}")
     return list(bins)
 
 
