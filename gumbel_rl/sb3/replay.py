@@ -5,7 +5,6 @@ Shapes: `E` environments, `B` rows of a batch, `D` factors of an action, `n` ste
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +16,16 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from gumbel_rl.actions import ActionFactors
-from gumbel_rl.sb3.observation_store import Columns, FinalObservations, IntArray, ObservationLayout, differing
-from gumbel_rl.wrappers import OneHotBox
+from gumbel_rl.sb3.replay_storage import (
+    ActionLayout,
+    Columns,
+    FinalObservations,
+    IntArray,
+    ObservationLayout,
+    differing,
+    identical,
+    warn_of_memory,
+)
 
 
 class Transitions(NamedTuple):
@@ -97,13 +103,9 @@ class DiscreteReplayBuffer(ReplayBuffer):
                 "buffer_size, n_envs and n_steps must be at least 1 and gamma between 0 and 1, got "
                 f"{buffer_size}, {n_envs}, {n_steps} and {gamma}"
             )
-        self.one_hot = isinstance(action_space, OneHotBox)
-        self.factors = (
-            action_space.factors if isinstance(action_space, OneHotBox) else ActionFactors.from_space(action_space)
-        )
-        self.layout = ObservationLayout(observation_space)
+        self.observation_layout, self.action_layout = ObservationLayout(observation_space), ActionLayout(action_space)
         # Stable-Baselines3 knows no MultiBinary actions of several dimensions: it is told of plain factors.
-        flat_space = spaces.MultiDiscrete(list(self.factors.sizes))
+        flat_space = spaces.MultiDiscrete(list(self.action_layout.factors.sizes))
         BaseBuffer.__init__(self, buffer_size, observation_space, flat_space, device, n_envs)
         self.action_space = action_space
         self.buffer_size = max(buffer_size // n_envs, 1)
@@ -113,48 +115,33 @@ class DiscreteReplayBuffer(ReplayBuffer):
         self.gamma = gamma
         self.include_newest = include_newest
         self.rng = np.random.default_rng(torch.initial_seed() if seed is None else seed)
-        self._sizes, self._start = np.array(self.factors.sizes), np.array(self.factors.start)
         self._allocate()
 
     def _allocate(self) -> None:
         # One row more than there are transitions: it holds the observations after the newest.
         self._rows = self.buffer_size + 1
         shape = (self._rows, self.n_envs)
-        action_dtype = np.min_scalar_type(self.factors.max_size - 1)
-        row_bytes = self.layout.row_bytes + len(self.factors.sizes) * action_dtype.itemsize + 4 + 1 + 4
-        self._check_memory(row_bytes * self._rows * self.n_envs)
+        size = (self.observation_layout.row_bytes + self.action_layout.row_bytes + 4 + 1 + 4) * self._rows * self.n_envs
+        warn_of_memory(size, f"a full replay buffer of {self.buffer_size * self.n_envs:,} transitions", stacklevel=4)
         try:
-            self.stored = self.layout.zeros(*shape)
-            self.actions = np.zeros((*shape, len(self.factors.sizes)), dtype=action_dtype)
+            self.stored = self.observation_layout.zeros(*shape)
+            self.actions = self.action_layout.zeros(*shape)
             self.rewards = np.zeros(shape, dtype=np.float32)
             self.terminated = np.zeros(shape, dtype=np.bool_)
             # Where an episode ended with that row: the slot of its final observation, otherwise 0.
             self.slots = np.zeros(shape, dtype=np.int32)
         except MemoryError as error:
             raise MemoryError(
-                f"{self.buffer_size * self.n_envs:,} transitions need {row_bytes * self._rows * self.n_envs / 1e9:.3g} "
+                f"{self.buffer_size * self.n_envs:,} transitions need {size / 1e9:.3g} "
                 "GB, which the system does not have; choose a smaller buffer_size"
             ) from error
-        self.finals = FinalObservations(self.layout, self._rows * self.n_envs)
-
-    def _check_memory(self, needed: int) -> None:
-        try:
-            import psutil  # type: ignore[import-untyped,unused-ignore]
-        except ImportError:
-            return
-        free = psutil.virtual_memory().available
-        if needed > free:
-            warnings.warn(
-                f"a full replay buffer of {self.buffer_size * self.n_envs:,} transitions takes {needed / 1e9:.3g} GB, "
-                f"but {free / 1e9:.3g} GB of memory are free; choose a smaller buffer_size",
-                stacklevel=4,
-            )
+        self.finals = FinalObservations(self.observation_layout, self._rows * self.n_envs)
 
     def reset(self) -> None:
         """Forget all transitions."""
         super().reset()
         self.slots[:] = 0
-        self.finals = FinalObservations(self.layout, self._rows * self.n_envs)
+        self.finals = FinalObservations(self.observation_layout, self._rows * self.n_envs)
 
     def add(
         self,
@@ -178,20 +165,21 @@ class DiscreteReplayBuffer(ReplayBuffer):
         Raises:
             ValueError: An action lies outside of its space.
         """
-        indices = self._indices(action)
+        indices = self.action_layout.encode(action, self.n_envs)
         row, after = self.pos, (self.pos + 1) % self._rows
-        self._begin(row, self.layout.encode(obs, self.n_envs))
+        self._begin(row, self.observation_layout.encode(obs, self.n_envs))
         # The oldest transition makes room for the observations after this one.
-        self.finals.release(self.slots[after])
-        self.slots[after] = 0
-        following = self.layout.encode(next_obs, self.n_envs)
+        if self.full:
+            self.finals.release(self.slots[after])
+            self.slots[after] = 0
+        following = self.observation_layout.encode(next_obs, self.n_envs)
         for key, column in following.items():
             self.stored[key][after] = column
         self.actions[row] = indices
         self.rewards[row] = reward
         self.terminated[row] = False
-        done = np.asarray(done, dtype=np.bool_)
-        if done.any():
+        if np.count_nonzero(done):
+            done = np.asarray(done, dtype=np.bool_)
             truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos], dtype=np.bool_)
             self.terminated[row] = done & ~(truncated & self.handle_timeout_termination)
             self._end(row, done, following)
@@ -201,26 +189,16 @@ class DiscreteReplayBuffer(ReplayBuffer):
     def _begin(self, row: int, observations: Columns) -> None:
         """Write the observations that a row begins with, and end the episodes that these do not continue."""
         expected = {key: column[row] for key, column in self.stored.items()}
-        different = differing(observations, expected)
-        if different.any():
-            if self.size():
-                self._end(row - 1, different & (self.slots[row - 1] == 0), expected)
-            for key, column in observations.items():
-                self.stored[key][row] = column
+        if identical(observations, expected):
+            return
+        if self.size():
+            self._end(row - 1, differing(observations, expected) & (self.slots[row - 1] == 0), expected)
+        for key, column in observations.items():
+            self.stored[key][row] = column
 
     def _end(self, row: int, where: NDArray[np.bool_], finals: Columns) -> None:
         if where.any():
             self.slots[row, where] = self.finals.keep({key: column[where] for key, column in finals.items()})
-
-    def _indices(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Actions as the environment takes them, or as a `OneHotBox` has them, to indices `[E, D]` counted from 0."""
-        if self.one_hot:
-            return self.factors.indices(torch.as_tensor(action).reshape(self.n_envs, -1)).numpy()
-        given = np.asarray(action).reshape(self.n_envs, len(self._sizes))
-        indices: NDArray[Any] = given.astype(np.int64) - self._start
-        if ((indices < 0) | (indices >= self._sizes)).any() or (given.dtype.kind == "f" and (given % 1 != 0).any()):
-            raise ValueError(f"an action is not in {self.action_space}: {given.tolist()}")
-        return indices
 
     def sample(  # type: ignore[override]  # SB3 has a class of its own for Dict observations too
         self, batch_size: int, env: VecNormalize | None = None, rng: np.random.Generator | None = None
@@ -257,9 +235,9 @@ class DiscreteReplayBuffer(ReplayBuffer):
         terminated = self.terminated.ravel()[last]
         discounts = np.where(terminated, 0.0, np.float64(self.gamma) ** steps).astype(np.float32)
         return Transitions(
-            observations=self._to_torch(self._normalize_obs(self.layout.decode(self._gather(batch_inds)), env)),
-            actions=self._action_tensor(batch_inds),
-            next_observations=self._to_torch(self._normalize_obs(self.layout.decode(following), env)),
+            observations=self._observations(self._gather(batch_inds), env),
+            actions=self.action_layout.decode(self.actions.reshape(-1, self.actions.shape[2])[batch_inds], self.device),
+            next_observations=self._observations(following, env),
             dones=self._to_torch(terminated[:, None].astype(np.float32)),
             rewards=self._to_torch(returns[:, None]),
             discounts=self._to_torch(discounts[:, None]),
@@ -276,19 +254,17 @@ class DiscreteReplayBuffer(ReplayBuffer):
         stops[:, -1] = True
         steps = stops.argmax(1) + 1
         rewards = self._normalize_reward(self.rewards.ravel()[window], env)
-        weights = np.where(offsets < steps[:, None], np.float64(self.gamma) ** offsets, 0.0)
         # Rows after the last may hold anything, even what times 0 is no number.
-        rewards = np.where(offsets < steps[:, None], rewards, 0.0)
-        return window[np.arange(len(rows)), steps - 1], steps, (rewards * weights).sum(1).astype(np.float32)
+        terms = np.where(offsets < steps[:, None], rewards * np.float64(self.gamma) ** offsets, 0.0)
+        return window[np.arange(len(rows)), steps - 1], steps, terms.sum(1).astype(np.float32)
 
     def _gather(self, rows: IntArray) -> Columns:
         flat = {key: column.reshape(-1, *column.shape[2:]) for key, column in self.stored.items()}
         return {key: column.take(rows, axis=0) for key, column in flat.items()}
 
-    def _action_tensor(self, rows: IntArray) -> Tensor:
-        indices = self.actions.reshape(-1, self.actions.shape[2]).take(rows, axis=0)
-        tensor = torch.from_numpy(indices.astype(np.int64)).to(self.device)
-        return self.factors.one_hot(tensor) * 2 - 1 if self.one_hot else tensor
+    def _observations(self, columns: Columns, env: VecNormalize | None) -> PyTorchObs:
+        observations: PyTorchObs = self._to_torch(self._normalize_obs(self.observation_layout.decode(columns), env))
+        return observations
 
     def _to_torch(self, values: Any) -> Any:
         if isinstance(values, dict):

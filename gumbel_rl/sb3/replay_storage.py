@@ -1,21 +1,25 @@
-"""Observations of any space as rows of arrays: as many bytes as their space needs, and final ones apart.
+"""What a replay buffer keeps, as rows of arrays: observations of any space, final ones apart, actions as integers.
 
-Shapes: `R` rows.
+Shapes: `R` rows, `D` factors of an action, `N` entries of its one-hot.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import get_obs_shape
+from torch import Tensor
 
+from gumbel_rl.actions import ActionFactors
 from gumbel_rl.sb3.observations import check_observation_space
-from gumbel_rl.wrappers import MASK_KEY
+from gumbel_rl.wrappers import MASK_KEY, OneHotBox
 
 Columns = dict[str, NDArray[Any]]
 """Stored observations by key, rows first; the key of a space that is no Dict is empty."""
@@ -94,14 +98,18 @@ class ObservationLayout:
         return values if self.is_dict else values[""]
 
 
+def identical(one: Columns, other: Columns) -> bool:
+    """Whether rows are the same in every byte; a NaN equals itself."""
+    return all(column.tobytes() == other[key].tobytes() for key, column in one.items())
+
+
 def differing(one: Columns, other: Columns) -> NDArray[np.bool_]:
-    """Which of `R` rows differ in any byte; a NaN equals itself."""
+    """Which of `R` rows differ in any byte."""
     rows = len(next(iter(one.values())))
     found = np.zeros(rows, dtype=np.bool_)
     for key, column in one.items():
-        if column.tobytes() != other[key].tobytes():  # quick, and most often all there is to it
-            pair = (np.ascontiguousarray(x).reshape(rows, -1).view(np.uint8) for x in (column, other[key]))
-            found |= np.not_equal(*pair).any(1)
+        pair = (np.ascontiguousarray(x).reshape(rows, -1).view(np.uint8) for x in (column, other[key]))
+        found |= np.not_equal(*pair).any(1)
     return found
 
 
@@ -146,3 +154,69 @@ class FinalObservations:
         self.columns = columns
         # The lowest on top: what is not needed yet is not touched.
         self.free = np.concatenate([np.arange(new - 1, size - 1, -1), self.free], dtype=np.int32)
+
+
+class ActionLayout:
+    """How actions are stored: as the smallest unsigned integers that hold their indices, `[R, D]`.
+
+    Args:
+        space: Discrete, MultiDiscrete, MultiBinary or `OneHotBox`.
+
+    Raises:
+        TypeError: Any other space.
+    """
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.space = space
+        self.one_hot = isinstance(space, OneHotBox)
+        self.factors = space.factors if isinstance(space, OneHotBox) else ActionFactors.from_space(space)
+        self.dtype = np.min_scalar_type(self.factors.max_size - 1)
+        self._sizes = np.array(self.factors.sizes, dtype=np.uint64)
+        self._start = np.array(self.factors.start) if any(self.factors.start) else None
+
+    def zeros(self, *leading: int) -> NDArray[Any]:
+        """An array `[*leading, D]`."""
+        return np.zeros((*leading, len(self._sizes)), dtype=self.dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.zeros(1).nbytes
+
+    def encode(self, actions: Any, rows: int) -> NDArray[Any]:
+        """`R` actions, as the environment takes them or as entries of a `OneHotBox`, as indices `[R, D]` from 0.
+
+        Raises:
+            ValueError: An action lies outside of its space.
+        """
+        if self.one_hot:
+            return self.factors.indices(torch.as_tensor(actions).reshape(rows, -1)).numpy()
+        given = np.asarray(actions).reshape(rows, len(self._sizes))
+        indices: NDArray[Any] = given.astype(np.int64)
+        if self._start is not None:
+            indices -= self._start
+        # Without a sign, a negative number is larger than any size. Counting is several times quicker than any().
+        outside = np.count_nonzero(indices.view(np.uint64) >= self._sizes)
+        if outside or (given.dtype.kind == "f" and np.count_nonzero(given % 1)):
+            raise ValueError(f"an action is not in {self.space}: {given.tolist()}")
+        return indices
+
+    def decode(self, stored: NDArray[Any], device: torch.device) -> Tensor:
+        """Stored actions `[R, D]` as int64 indices, or for a `OneHotBox` as its entries `[R, N]` of -1 and +1."""
+        indices = torch.from_numpy(stored.astype(np.int64)).to(device)
+        return self.factors.one_hot(indices) * 2 - 1 if self.one_hot else indices
+
+
+def warn_of_memory(needed: int, what: str, stacklevel: int) -> None:
+    """Warn if fewer bytes are free than needed, where psutil is there to know."""
+    try:
+        import psutil  # type: ignore[import-untyped,unused-ignore]
+    except ImportError:
+        return
+    free = psutil.virtual_memory().available
+    if needed > free:
+        warnings.warn(
+            f"{what} takes {needed / 1e9:.3g} GB, but {free / 1e9:.3g} GB of memory are free; choose a smaller "
+            "buffer_size",
+            stacklevel=stacklevel,
+        )
