@@ -167,8 +167,11 @@ def test_refuses_to_train(argv, message, command, elsewhere):
     assert not list(elsewhere.iterdir())
 
 
-def test_bins_are_no_remedy_for_an_agent_that_takes_one_choice(command):
+def test_bins_are_named_only_where_they_help(command):
+    # Many choices are no more use to this one than continuous actions.
     assert "bins" not in command(train_agent.main, "--env", BOX, "--agent", "dqn").complaint
+    # Choices that do not begin with 0 are no continuous actions.
+    assert "bins" not in command(train_agent.main, "--env", "tiny/ActDiscreteFrom-v0", "--agent", "ppo").complaint
 
 
 # Configuration
