@@ -92,6 +92,15 @@ def test_dqn_fills_it_as_it_fills_its_own(n_steps, normalised):
         same_in_both(model.replay_buffer, env if normalised else None)
 
 
+def test_runs_of_one_seed_are_the_same():
+    weights = []
+    for _ in range(2):
+        model = dqn(vectorised(Scripted(EPISODES)), DiscreteReplayBuffer, n_steps=2)  # its seed is 0
+        model.learn(60)
+        weights.append(torch.cat([parameter.detach().ravel() for parameter in model.policy.parameters()]))
+    assert torch.equal(*weights)
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["box", "masked"])
 def test_sac_of_the_plug_in_fills_it_as_it_fills_its_own(masked):
     space = OBSERVATIONS["dict"] if masked else BOX
