@@ -5,6 +5,7 @@ from __future__ import annotations
 from gumbel_rl.sb3.actor_critic import GumbelActorCriticPolicy
 from gumbel_rl.sb3.callbacks import GradientDiagnosticsCallback, TemperatureCallback
 from gumbel_rl.sb3.partial_reset import register_partial_reset
+from gumbel_rl.sb3.replay import DiscreteReplayBuffer
 from gumbel_rl.sb3.sac import GumbelSACPolicy, sac_defaults
 from gumbel_rl.sb3.td3 import GumbelTD3Policy
 from gumbel_rl.sb3.vec_env import VectorEnvAdapter
@@ -12,6 +13,7 @@ from gumbel_rl.wrappers import ActionMaskObservation, OneHotActions
 
 __all__ = [
     "ActionMaskObservation",
+    "DiscreteReplayBuffer",
     "GradientDiagnosticsCallback",
     "GumbelActorCriticPolicy",
     "GumbelSACPolicy",
