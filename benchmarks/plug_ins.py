@@ -33,7 +33,6 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 
-import envs  # noqa: F401 - registers the coordination task
 from agents.compare.fan_out import fan_out
 from agents.compare.statistics import aggregates, share
 from agents.machine import load_average, machine
@@ -129,6 +128,8 @@ class Curve(BaseCallback):
 
 
 def one_hot_env(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
+    import envs  # noqa: F401 - registers the coordination task, in every process
+
     env = gym.make(env_id, **kwargs)
     return OneHotActions(ActionMaskObservation(env) if kwargs.get("masked") else env)
 
