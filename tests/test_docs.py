@@ -89,3 +89,20 @@ def test_results_are_lines_of_the_report(page: str) -> None:
     rows = [line for line in lines if re.match(r"\| `[^`]+` \|.* \[[^\]]+\]", line)]
     assert rows
     assert set(rows) <= set(report)
+
+
+def test_tables_of_the_plug_ins() -> None:
+    text = (ROOT / "docs" / "stable-baselines3.md").read_text("utf-8")
+    results = ROOT / "benchmarks" / "results"
+    settings = json.loads((results / "plug_ins.json").read_text("utf-8"))["settings"]
+    for name, found in settings.items():
+        (value, low, high), seeds = found["iqm"], len(found["runs"])
+        solved = f"{round(found['solved'][0] * seeds)} of {seeds}"
+        iqm, worst = f"{value:.1f} [{low:.1f}, {high:.1f}]", f"{found['worst']:.1f}"
+        row = f"| {iqm} | {worst} | {solved} | {found['entropy_ratio']:.2f} |"
+        assert row in text, f"{name}: {row}"
+    for speed in json.loads((results / "on_policy_plugin.json").read_text("utf-8"))["speed"]:
+        stock, ours = speed["microseconds_a_step"].values()
+        value, low, high = (f"{number:.{1 if number > 10 else 2}f}" for number in speed["stock_over_plug_in"])
+        row = f"| {stock:.0f} | {ours:.0f} | {value} [{low}, {high}] |"
+        assert row in text, f"{speed['space']}: {row}"
