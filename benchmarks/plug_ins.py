@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -262,7 +262,6 @@ def main() -> None:
     results |= {"versions": {name: version(name) for name in names}, "machine": machine()}
     console = Console()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    finish: Callable[[], None] = lambda: args.out.write_text(written(results), encoding="utf-8") and None  # noqa: E731
     for done in track(fan_out(run, items, jobs=args.jobs), description="runs", total=len(items), console=console):
         name, seed = done.item
         if done.value is None:
@@ -272,9 +271,8 @@ def main() -> None:
         runs[str(seed)] = done.value
         ordered = dict(sorted(runs.items(), key=lambda pair: int(pair[0])))
         found[name] = {"says": SETTINGS[name].says, **summary(name, list(ordered.values())), "runs": ordered}
-        finish()
-    results["settings"] = {name: found[name] for name in SETTINGS if name in found}
-    finish()
+        results["settings"] = {name: found[name] for name in SETTINGS if name in found}
+        args.out.write_text(written(results), encoding="utf-8")
     console.print(table(results["settings"]))
     console.print(f"written to {args.out}")
 
