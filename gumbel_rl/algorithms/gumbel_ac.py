@@ -15,7 +15,7 @@ from gumbel_rl.algorithms.policies import ActorCriticPolicy
 from gumbel_rl.algorithms.rollouts import gae, minibatches, select
 from gumbel_rl.diagnostics import diagnose
 from gumbel_rl.distributions import FactoredCategorical
-from gumbel_rl.estimators import Estimator, Exact, Objective, TemperatureEstimator, make_estimator
+from gumbel_rl.estimators import Estimator, Exact, Objective, TemperatureEstimator, estimator_through
 from gumbel_rl.schedules import ScheduleLike, make_temperature
 
 # Entries of all the estimates that are drawn to measure an estimator's bias and variance: 64 estimates, fewer if wide.
@@ -98,7 +98,7 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         require_at_least_one(n_steps=n_steps, batch_size=batch_size, n_epochs=n_epochs)
-        self.estimator = _make_estimator(estimator, estimator_kwargs or {})
+        self.estimator = estimator_through(estimator, estimator_kwargs or {}, multilinear=True)
         self.batch_size = batch_size
         self.n_epochs = n_epochs
         self.kl_coef = kl_coef
@@ -190,17 +190,6 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         self.logger.record("grad/cosine", quality.cosine)
         self.logger.record("train/zero_grad_frac", quality.zero_grad_frac)
         self._record_action_probs(dist.probs)
-
-
-def _make_estimator(estimator: str | Estimator, options: dict[str, Any]) -> Estimator:
-    if isinstance(estimator, Estimator):
-        if options:
-            raise ValueError(f"options {options} are for an estimator given by its id, but {estimator} is made already")
-        return estimator
-    if "temperature" in options:
-        raise ValueError("the estimator's temperature is given by the argument temperature, not by an option")
-    # The advantage is linear in each factor: its expectation is one evaluation, however many joint actions there are.
-    return make_estimator(estimator, **({"multilinear": True} if estimator == "exact" else {}) | options)
 
 
 def _linear(slope: Tensor) -> Objective:

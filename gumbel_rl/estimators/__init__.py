@@ -45,6 +45,28 @@ def make_estimator(estimator_id: str, **options: Any) -> Estimator:
     return cls(**options)
 
 
+def estimator_through(estimator: str | Estimator, options: dict[str, Any], multilinear: bool) -> Estimator:
+    """The estimator that an algorithm was asked for, to be used through its critic.
+
+    Args:
+        estimator: Id, or an estimator, which is returned as it is.
+        options: Options of an estimator given by its id. Its temperature is the algorithm's business.
+        multilinear: Whether the critic is linear in each factor: its expectation is then one evaluation, however many
+            joint actions there are.
+
+    Raises:
+        ValueError: Options for an estimator that is made already, a temperature among them, or an unknown id.
+        TypeError: An option the estimator does not have.
+    """
+    if isinstance(estimator, Estimator):
+        if options:
+            raise ValueError(f"options {options} are for an estimator given by its id, but {estimator} is made already")
+        return estimator
+    if "temperature" in options:
+        raise ValueError("the estimator's temperature is given by the argument temperature, not by an option")
+    return make_estimator(estimator, **({"multilinear": multilinear} if estimator == "exact" else {}) | options)
+
+
 __all__ = [
     "ESTIMATORS",
     "Estimator",
@@ -57,6 +79,7 @@ __all__ = [
     "StraightThrough",
     "StraightThroughGumbelSoftmax",
     "TemperatureEstimator",
+    "estimator_through",
     "evaluate",
     "make_estimator",
     "score_function_surrogate",

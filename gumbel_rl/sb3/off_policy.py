@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import Schedule as LearningRate
 from torch import Tensor
 
 from gumbel_rl.critics import make_critic
-from gumbel_rl.estimators import Estimator, Exact, TemperatureEstimator, make_estimator
+from gumbel_rl.estimators import Estimator, Exact, TemperatureEstimator, estimator_through
 from gumbel_rl.sb3.construction import algorithm_that_builds, check_kind
 from gumbel_rl.sb3.networks import GumbelCritics
 from gumbel_rl.sb3.observations import (
@@ -123,7 +123,9 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
         self.critic_kwargs.update(critic=settings["critic"], critic_kwargs=settings["critic_kwargs"])
         probe = make_critic(settings["critic"], 1, self.factors, [], **(settings["critic_kwargs"] or {}))
-        self.estimator = _make_estimator(settings["estimator"], settings["estimator_kwargs"] or {}, probe.multilinear)
+        asked = estimator_through(settings["estimator"], settings["estimator_kwargs"] or {}, probe.multilinear)
+        # A copy: the temperature is this policy's, whoever else was given the same object.
+        self.estimator = copy.copy(asked)
         _check_exact(self.estimator, settings["critic"], probe.multilinear)
         super()._build(lr_schedule)  # type: ignore[misc]
         self.set_temperature(self.temperature_schedule(0))
@@ -197,17 +199,6 @@ def _fixed_length(schedule: Schedule) -> Schedule:
             "number of environment steps, as in 'exponential:1:0.3:20000', or leave annealing to TemperatureCallback"
         ) from None
     return schedule
-
-
-def _make_estimator(estimator: str | Estimator, options: dict[str, Any], multilinear: bool) -> Estimator:
-    if isinstance(estimator, Estimator):
-        if options:
-            raise ValueError(f"options {options} are for an estimator given by its id, but {estimator} is made already")
-        return copy.copy(estimator)  # whose temperature is this policy's, whoever else was given the same object
-    if "temperature" in options:
-        raise ValueError("the estimator's temperature is given by the argument temperature, not by an option")
-    # Where the value is linear in each factor its expectation is one evaluation, however many joint actions there are.
-    return make_estimator(estimator, **({"multilinear": multilinear} if estimator == "exact" else {}) | options)
 
 
 def _check_exact(estimator: Estimator, critic: str, multilinear: bool) -> None:
