@@ -32,7 +32,7 @@ class Peer(Hyperparameters):
         return super().supports(space) and not np.any(getattr(space, "start", 0))
 
     def arguments(self, timesteps: int) -> dict[str, Any]:
-        from gumbel_rl.algorithms.on_policy import ProgressSchedule
+        from gumbel_rl.algorithms.base import ProgressSchedule
 
         arguments = super().arguments(timesteps)
         for name in self.schedules:

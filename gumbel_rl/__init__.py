@@ -15,11 +15,11 @@ from gumbel_rl.estimators import ESTIMATORS, Estimator, make_estimator
 from gumbel_rl.schedules import make_schedule, make_temperature
 
 if TYPE_CHECKING:
-    from gumbel_rl.algorithms import GumbelActorCritic, Reinforce
+    from gumbel_rl.algorithms import GumbelActorCritic, GumbelSAC, Reinforce
 
 __version__ = "0.1.0"
 
-_LAZY = {"GumbelActorCritic": "gumbel_rl.algorithms", "Reinforce": "gumbel_rl.algorithms"}
+_LAZY = dict.fromkeys(("GumbelActorCritic", "GumbelSAC", "Reinforce"), "gumbel_rl.algorithms")
 
 __all__ = [
     "ESTIMATORS",
@@ -27,6 +27,7 @@ __all__ = [
     "Estimator",
     "FactoredCategorical",
     "GumbelActorCritic",
+    "GumbelSAC",
     "Reinforce",
     "make_estimator",
     "make_schedule",

@@ -106,6 +106,10 @@ class FactoredCategorical(Distribution):
         noise = gumbel.gumbel_noise(self._log_probs.shape, dtype=self._log_probs.dtype, device=self._log_probs.device)
         return (self._log_probs.detach() + noise).max(-1).indices
 
+    def mode_indices(self) -> Tensor:
+        """The most probable choices as indices `[*batch, D]`."""
+        return self._log_probs.max(-1).indices
+
     def rsample(
         self,
         sample_shape: Sequence[int] = torch.Size(),

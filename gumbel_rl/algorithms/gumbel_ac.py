@@ -10,16 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
-from gumbel_rl.algorithms.on_policy import DiscreteOnPolicyAlgorithm, require_at_least_one
+from gumbel_rl.algorithms.base import require_at_least_one
+from gumbel_rl.algorithms.on_policy import DiscreteOnPolicyAlgorithm
 from gumbel_rl.algorithms.policies import ActorCriticPolicy
 from gumbel_rl.algorithms.rollouts import gae, minibatches, select
-from gumbel_rl.diagnostics import diagnose
 from gumbel_rl.distributions import FactoredCategorical
 from gumbel_rl.estimators import Estimator, Exact, Objective, TemperatureEstimator, estimator_through
 from gumbel_rl.schedules import ScheduleLike, make_temperature
-
-# Entries of all the estimates that are drawn to measure an estimator's bias and variance: 64 estimates, fewer if wide.
-DIAGNOSTIC_NUMBERS = 2**20
 
 
 class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
@@ -177,19 +174,8 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         self._record_update(dict(zip(names, torch.stack(history).mean(0), strict=True)))
         self._record_fit(values, gains + values)
         if self._diagnostics_due():
-            self._record_gradient(dist, objective)
-
-    def _record_gradient(self, dist: FactoredCategorical, objective: Objective) -> None:
-        """Compare the estimator's gradient with the exact one, on one minibatch."""
-        repeats = min(max(DIAGNOSTIC_NUMBERS // dist.logits.numel(), 8), 64)
-        # Apart from the random numbers of training: to measure must not change what is measured.
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            quality = diagnose(self.estimator, dist, objective, exact=Exact(multilinear=True), repeats=repeats)
-        self.logger.record("grad/bias", quality.bias)
-        self.logger.record("grad/variance", quality.variance)
-        self.logger.record("grad/cosine", quality.cosine)
-        self.logger.record("train/zero_grad_frac", quality.zero_grad_frac)
-        self._record_action_probs(dist.probs)
+            self._record_gradient(self.estimator, dist, objective, exact=Exact(multilinear=True))
+            self._record_action_probs(dist.probs)
 
 
 def _linear(slope: Tensor) -> Objective:

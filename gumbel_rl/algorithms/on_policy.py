@@ -1,4 +1,4 @@
-"""What the on-policy algorithms share: collecting transitions, the temperature, logging."""
+"""What the on-policy algorithms share: collecting transitions, values, logging."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
-from gumbel_rl.actions import ActionFactors
+from gumbel_rl.algorithms.base import DiscreteAlgorithm
 from gumbel_rl.algorithms.policies import POLICY_ALIASES, ActorCriticPolicy
 from gumbel_rl.algorithms.rollouts import CHUNK, FloatArray, Rollout, split, stack
-from gumbel_rl.sb3.observations import check_observation_space
-from gumbel_rl.schedules import Schedule, ScheduleLike, make_schedule, make_temperature
 
 # The returns' mean and spread that scale the critic's value are moving averages over about 1 / RATE iterations. The
 # floor keeps returns that hardly differ from being blown up.
@@ -32,108 +29,20 @@ VALUE_SCALE_FLOOR = 1e-2
 Self = TypeVar("Self", bound="DiscreteOnPolicyAlgorithm")
 
 
-class ProgressSchedule:
-    """A schedule as Stable-Baselines3 wants its learning rate: a function of the remaining progress, from 1 to 0.
-
-    Args:
-        spec: The schedule, over environment steps.
-
-    Attributes:
-        total_steps: Environment steps of the run, which make steps of the progress.
-
-    Raises:
-        ValueError: The schedule is not understood, or becomes negative.
-    """
-
-    def __init__(self, spec: ScheduleLike) -> None:
-        self.schedule = make_schedule(spec)
-        self.total_steps = 1.0
-        if self.schedule.lowest < 0:
-            raise ValueError(f"a learning rate must not be negative, but {spec!r} reaches {self.schedule.lowest:g}")
-
-    def __call__(self, progress_remaining: float) -> float:
-        return self.schedule.over(self.total_steps)((1.0 - progress_remaining) * self.total_steps)
-
-
-def require_at_least_one(**numbers: int) -> None:
-    """Refuse numbers of steps, epochs and the like below 1.
-
-    Raises:
-        ValueError: One of them is.
-    """
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-
-
-class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
+class DiscreteOnPolicyAlgorithm(DiscreteAlgorithm, OnPolicyAlgorithm):
     """Base class of the on-policy algorithms for Discrete, MultiDiscrete and MultiBinary actions.
 
     It differs from Stable-Baselines3's `OnPolicyAlgorithm` in what it stores: actions as integers with the behaviour
     policy's logits, and values computed once an iteration for all steps, not step by step.
-
-    Args:
-        policy: As in the subclasses, like everything else.
-        env: Environment, vectorised environment or id.
-        learning_rate: Number or schedule.
-        temperature: Schedule over environment steps.
-        diagnostics_interval: Iterations between the costlier measurements; 0 for none.
-        verbose: 0 silent, 1 information.
-        **options: The remaining arguments of `OnPolicyAlgorithm`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICY_ALIASES
     policy: ActorCriticPolicy  # type: ignore[assignment]
-    learning_rate: ProgressSchedule
     rollout: Rollout
 
-    def __init__(
-        self,
-        policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str | None,
-        *,
-        learning_rate: ScheduleLike,
-        temperature: Schedule,
-        diagnostics_interval: int,
-        verbose: int,
-        **options: Any,
-    ) -> None:
-        self.temperature = temperature
-        self._temperature_steps = 0
-        self._iteration = 0
-        self.diagnostics_interval = diagnostics_interval
-        if env is not None:
-            env = maybe_make_env(env, verbose)
-            # Refused here, before Stable-Baselines3 stumbles over them.
-            check_observation_space(env.observation_space)
-            ActionFactors.from_space(env.action_space)
-        super().__init__(
-            policy,  # type: ignore[arg-type]
-            env,  # type: ignore[arg-type]
-            learning_rate=learning_rate,  # type: ignore[arg-type]
-            use_sde=False,
-            sde_sample_freq=-1,
-            verbose=verbose,
-            **options,
-        )
-
-    def _setup_lr_schedule(self) -> None:
-        # Here and not in the constructor, because `load(path, learning_rate=...)` sets the attribute.
-        given: Any = self.learning_rate
-        self.learning_rate = given if isinstance(given, ProgressSchedule) else ProgressSchedule(given)
-        super()._setup_lr_schedule()
-
     def _setup_model(self) -> None:
-        if self.env is None and not hasattr(self, "action_space"):
-            raise ValueError("an environment is needed: give env, an environment or its id")
-        self.temperature = make_temperature(self.temperature)
-        self._setup_lr_schedule()
-        self.set_random_seed(self.seed)
-        self.factors = ActionFactors.from_space(self.action_space)
+        super()._setup_model()
         self.rollout_buffer = None  # type: ignore[assignment]  # transitions live in self.rollout
-        self.policy = self.policy_class(  # type: ignore[assignment]
-            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
-        ).to(self.device)
 
     def learn(
         self: Self,
@@ -147,14 +56,6 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
         """Train; as in Stable-Baselines3, with the class's name as the default name of the TensorBoard run."""
         name = tb_log_name or type(self).__name__
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
-
-    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
-        self.learning_rate.total_steps = max(total_timesteps, 1)
-        # Set when a run begins: a resumed run goes on along the temperatures it began.
-        if self.num_timesteps == 0:
-            self._temperature_steps = total_timesteps
-        return total_timesteps, callback
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer | None, n_rollout_steps: int
@@ -236,9 +137,7 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
         """Set the learning rate and the temperature of this iteration, from the environment steps made so far."""
         self._iteration += 1
         self._update_learning_rate(self.policy.optimizer)
-        temperature = self.temperature.over(self._temperature_steps)(self.num_timesteps)
-        self.policy.temperature.fill_(temperature)
-        self.logger.record("train/temperature", temperature)
+        self._set_temperature()
 
     def _update_value_scale(self, returns: Tensor) -> None:
         """Let the units of the critic's value follow the mean and spread of the returns `[B]`."""
@@ -258,21 +157,15 @@ class DiscreteOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _record_update(self, metrics: dict[str, Tensor]) -> None:
         """Log scalars as `train/<name>`, the entropy also as a share of its maximum; one transfer from the device."""
         for name, value in zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True):
-            self.logger.record(f"train/{name}", value)
             if name == "entropy":
-                self.logger.record("train/entropy_ratio", value / max(self.factors.max_entropy, 1e-12))
+                self._record_entropy(value)
+            else:
+                self.logger.record(f"train/{name}", value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _record_fit(self, values: FloatArray, returns: FloatArray) -> None:
         """Log the share of the returns' variance that the values explained when the data were collected."""
         self.logger.record("train/explained_variance", explained_variance(values.flatten(), returns.flatten()))
-
-    def _diagnostics_due(self) -> bool:
-        """Whether this iteration makes the costlier measurements, the first one included."""
-        return self.diagnostics_interval > 0 and (self._iteration - 1) % self.diagnostics_interval == 0
-
-    def _record_action_probs(self, probs: Tensor) -> None:
-        self.logger.record("dist/action_probs", probs.detach().flatten(), exclude=("stdout", "log", "json", "csv"))
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "rollout"]

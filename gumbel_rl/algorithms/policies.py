@@ -1,4 +1,4 @@
-"""The networks of the on-policy algorithms: an actor over factored actions and a critic."""
+"""Policies over factored actions, and the networks of the on-policy algorithms: an actor and a critic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,77 @@ from gumbel_rl.sb3.observations import ObservationFeatures, check_observation_sp
 NetArch = list[int] | dict[str, list[int]]
 
 
-class ActorCriticPolicy(ObservationFeatures, BasePolicy):
+class DiscretePolicy(ObservationFeatures, BasePolicy):
+    """Base class of the policies over the factors of a discrete action space: acting, and what all of them are given.
+
+    Args:
+        observation_space: Box, Discrete or MultiDiscrete (with any `start`), MultiBinary, or a Dict of these.
+        action_space: Discrete, MultiDiscrete or MultiBinary.
+        features_extractor_class: Turns observations into features.
+        features_extractor_kwargs: Its arguments.
+        normalize_images: Divide images by 255.
+        optimizer_class: Optimiser.
+        optimizer_kwargs: Its arguments; by default the fused step for Adam, which costs small networks half as much.
+        use_sde: Accepted because Stable-Baselines3 always passes it; must be false.
+
+    Raises:
+        TypeError: The action space or the observation space is not supported.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        features_extractor_class: type[BaseFeaturesExtractor],
+        features_extractor_kwargs: dict[str, Any] | None,
+        normalize_images: bool,
+        optimizer_class: type[torch.optim.Optimizer],
+        optimizer_kwargs: dict[str, Any] | None,
+        use_sde: bool,
+    ) -> None:
+        if use_sde:
+            raise ValueError("state-dependent exploration is for continuous actions")
+        self.factors = ActionFactors.from_space(action_space)
+        check_observation_space(observation_space)
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=_default_options(optimizer_class) if optimizer_kwargs is None else optimizer_kwargs,
+            normalize_images=normalize_images,
+        )
+        # Current temperature of the estimator: a buffer, so that it is saved and restored with the weights.
+        self.register_buffer("temperature", torch.ones(()))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        names = ("features_extractor_class", "features_extractor_kwargs", "optimizer_class", "optimizer_kwargs")
+        own = {name: getattr(self, name) for name in names}
+        return super()._get_constructor_parameters() | own | {"lr_schedule": _no_schedule}
+
+    def set_training_mode(self, mode: bool) -> None:
+        """As in Stable-Baselines3, whose `predict` asks for it at every step: nothing is done if the mode is right."""
+        if self.training != mode:
+            self.train(mode)
+
+    def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
+        """The policy at observations `[B, ...]`: logits `[B, N]`."""
+        raise NotImplementedError
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Environment actions `[B, *action shape]`."""
+        return self._predict(obs, deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        dist = self.distribution(observation)
+        indices = dist.mode_indices() if deterministic else dist.sample_indices()
+        return self.factors.to_env(indices)
+
+
+class ActorCriticPolicy(DiscretePolicy):
     """Actor `logits(s)` over the factors of a discrete action space, and critic `V(s) + sum_d <z_d, a_d(s)>`.
 
     Args:
@@ -42,8 +112,6 @@ class ActorCriticPolicy(ObservationFeatures, BasePolicy):
         TypeError: The action space or the observation space is not supported.
     """
 
-    temperature: Tensor
-
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -60,18 +128,15 @@ class ActorCriticPolicy(ObservationFeatures, BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
     ) -> None:
-        if use_sde:
-            raise ValueError("state-dependent exploration is for continuous actions")
-        self.factors = ActionFactors.from_space(action_space)
-        check_observation_space(observation_space)
         super().__init__(
             observation_space,
             action_space,
             features_extractor_class,
             features_extractor_kwargs,
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=_default_options(optimizer_class) if optimizer_kwargs is None else optimizer_kwargs,
-            normalize_images=normalize_images,
+            normalize_images,
+            optimizer_class,
+            optimizer_kwargs,
+            use_sde,
         )
         self.net_arch = [64, 64] if net_arch is None else net_arch
         self.activation_fn = activation_fn
@@ -84,8 +149,6 @@ class ActorCriticPolicy(ObservationFeatures, BasePolicy):
         features_dim = self.features_extractor.features_dim
         self.actor = mlp([features_dim, *arch["pi"], self.factors.width], activation_fn)
         self.critic = Additive(features_dim, self.factors, arch["vf"], activation_fn)
-        # Current temperature of the estimator: a buffer, so that it is saved and restored with the weights.
-        self.register_buffer("temperature", torch.ones(()))
         if ortho_init:
             self._init_orthogonal()
         # The losses' gradients are clipped apart; a shared extractor counts with the critic, whose loss is the larger.
@@ -104,24 +167,8 @@ class ActorCriticPolicy(ObservationFeatures, BasePolicy):
         BasePolicy.init_weights(self.critic.net[-1], gain=1.0)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
-            net_arch=self.net_arch,
-            activation_fn=self.activation_fn,
-            ortho_init=self.ortho_init,
-            share_features_extractor=self.share_features_extractor,
-            optimizer_class=self.optimizer_class,
-            optimizer_kwargs=self.optimizer_kwargs,
-            features_extractor_class=self.features_extractor_class,
-            features_extractor_kwargs=self.features_extractor_kwargs,
-            lr_schedule=_no_schedule,
-        )
-        return data
-
-    def set_training_mode(self, mode: bool) -> None:
-        """As in Stable-Baselines3, whose `predict` asks for it at every step: nothing is done if the mode is right."""
-        if self.training != mode:
-            self.train(mode)
+        names = ("net_arch", "activation_fn", "ortho_init", "share_features_extractor")
+        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
     def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
         """The policy at observations `[B, ...]`: logits `[B, N]`."""
@@ -137,15 +184,6 @@ class ActorCriticPolicy(ObservationFeatures, BasePolicy):
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """State values `[B]`."""
         return self.critic.heads(self.extract_features(obs, self.critic_extractor))[0]
-
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Environment actions `[B, *action shape]`."""
-        return self._predict(obs, deterministic)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        dist = self.distribution(observation)
-        indices = self.factors.indices(dist.logits) if deterministic else dist.sample_indices()
-        return self.factors.to_env(indices)
 
 
 def _default_options(optimizer_class: type[torch.optim.Optimizer]) -> dict[str, Any]:

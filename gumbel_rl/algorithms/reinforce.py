@@ -13,7 +13,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn.utils import clip_grad_norm_
 
-from gumbel_rl.algorithms.on_policy import DiscreteOnPolicyAlgorithm, require_at_least_one
+from gumbel_rl.algorithms.base import require_at_least_one
+from gumbel_rl.algorithms.on_policy import DiscreteOnPolicyAlgorithm
 from gumbel_rl.algorithms.policies import ActorCriticPolicy
 from gumbel_rl.algorithms.rollouts import CHUNK, FloatArray, minibatches, select
 from gumbel_rl.estimators import ESTIMATORS, make_estimator

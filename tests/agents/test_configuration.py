@@ -12,7 +12,7 @@ import yaml
 from agents.config import CONFIGS, RunConfig, parse_assignments, read_mapping, resolve
 from agents.errors import UserError
 from agents.lineup import LINEUP, default
-from gumbel_rl.algorithms.on_policy import ProgressSchedule
+from gumbel_rl.algorithms.base import ProgressSchedule
 
 OWN = ("gumbel-ac", "reinforce")
 PEERS = ("ppo", "a2c", "dqn", "qrdqn")

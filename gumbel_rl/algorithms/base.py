@@ -1,0 +1,161 @@
+"""What all algorithms share: checks of the spaces, schedules over environment steps, logging."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
+from torch import Tensor
+
+from gumbel_rl.actions import ActionFactors
+from gumbel_rl.diagnostics import diagnose
+from gumbel_rl.distributions import FactoredCategorical
+from gumbel_rl.estimators import Estimator, Exact, Objective
+from gumbel_rl.sb3.observations import check_observation_space
+from gumbel_rl.schedules import Schedule, ScheduleLike, make_schedule, make_temperature
+
+# Entries of all the estimates that are drawn to measure an estimator's bias and variance: 64 estimates, fewer if wide.
+DIAGNOSTIC_NUMBERS = 2**20
+
+
+class ProgressSchedule:
+    """A schedule as Stable-Baselines3 wants its learning rate: a function of the remaining progress, from 1 to 0.
+
+    Args:
+        spec: The schedule, over environment steps.
+
+    Attributes:
+        total_steps: Environment steps of the run, which make steps of the progress.
+
+    Raises:
+        ValueError: The schedule is not understood, or becomes negative.
+    """
+
+    def __init__(self, spec: ScheduleLike) -> None:
+        self.schedule = make_schedule(spec)
+        self.total_steps = 1.0
+        if self.schedule.lowest < 0:
+            raise ValueError(f"a learning rate must not be negative, but {spec!r} reaches {self.schedule.lowest:g}")
+
+    def __call__(self, progress_remaining: float) -> float:
+        return self.schedule.over(self.total_steps)((1.0 - progress_remaining) * self.total_steps)
+
+
+def require_at_least_one(**numbers: int) -> None:
+    """Refuse numbers of steps, epochs and the like below 1.
+
+    Raises:
+        ValueError: One of them is.
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+
+
+class DiscreteAlgorithm(BaseAlgorithm):
+    """Mix-in for Stable-Baselines3's frames: an algorithm for Discrete, MultiDiscrete and MultiBinary actions.
+
+    Args:
+        policy: As in the subclasses, like everything else.
+        env: Environment, vectorised environment or id.
+        learning_rate: Number or schedule.
+        temperature: Schedule over environment steps.
+        diagnostics_interval: Updates between the costlier measurements; 0 for none.
+        verbose: 0 silent, 1 information.
+        **options: The remaining arguments of the frame.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]]
+    learning_rate: ProgressSchedule
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        *,
+        learning_rate: ScheduleLike,
+        temperature: Schedule,
+        diagnostics_interval: int,
+        verbose: int,
+        **options: Any,
+    ) -> None:
+        self.temperature = temperature
+        self._schedule_steps = 0
+        self._iteration = 0
+        self.diagnostics_interval = diagnostics_interval
+        if env is not None:
+            env = maybe_make_env(env, verbose)
+            # Refused here, before Stable-Baselines3 stumbles over them.
+            check_observation_space(env.observation_space)
+            ActionFactors.from_space(env.action_space)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,  # type: ignore[arg-type]
+            use_sde=False,
+            sde_sample_freq=-1,
+            verbose=verbose,
+            **options,
+        )
+
+    def _setup_lr_schedule(self) -> None:
+        # Here and not in the constructor, because `load(path, learning_rate=...)` sets the attribute.
+        given: Any = self.learning_rate
+        self.learning_rate = given if isinstance(given, ProgressSchedule) else ProgressSchedule(given)
+        super()._setup_lr_schedule()
+
+    def _setup_model(self) -> None:
+        if self.env is None and not hasattr(self, "action_space"):
+            raise ValueError("an environment is needed: give env, an environment or its id")
+        self.temperature = make_temperature(self.temperature)
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.factors = ActionFactors.from_space(self.action_space)
+        self.policy: Any = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
+        self.learning_rate.total_steps = max(total_timesteps, 1)
+        # Set when a run begins: a resumed run goes on along the schedules it began.
+        if self.num_timesteps == 0:
+            self._schedule_steps = total_timesteps
+        return total_timesteps, callback
+
+    def _scheduled(self, schedule: Schedule) -> float:
+        """Value of a schedule over environment steps at present."""
+        return schedule.over(self._schedule_steps)(self.num_timesteps)
+
+    def _set_temperature(self) -> None:
+        """Set the temperature of this update, from the environment steps made so far."""
+        temperature = self._scheduled(self.temperature)
+        self.policy.temperature.fill_(temperature)
+        self.logger.record("train/temperature", temperature)
+
+    def _record_entropy(self, entropy: float) -> None:
+        """Log an entropy in nats, and as a share of its maximum."""
+        self.logger.record("train/entropy", entropy)
+        self.logger.record("train/entropy_ratio", entropy / max(self.factors.max_entropy, 1e-12))
+
+    def _diagnostics_due(self) -> bool:
+        """Whether this update makes the costlier measurements, the first one included."""
+        return self.diagnostics_interval > 0 and (self._iteration - 1) % self.diagnostics_interval == 0
+
+    def _record_gradient(self, estimator: Estimator, dist: FactoredCategorical, f: Objective, exact: Exact) -> None:
+        """Log an estimator's gradient of `E f` against the exact one, on one minibatch."""
+        repeats = min(max(DIAGNOSTIC_NUMBERS // dist.logits.numel(), 8), 64)
+        # Apart from the random numbers of training: to measure must not change what is measured.
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            quality = diagnose(estimator, dist, f, exact=exact, repeats=repeats)
+        self.logger.record("grad/bias", quality.bias)
+        self.logger.record("grad/variance", quality.variance)
+        self.logger.record("grad/cosine", quality.cosine)
+        self.logger.record("train/zero_grad_frac", quality.zero_grad_frac)
+
+    def _record_action_probs(self, probs: Tensor) -> None:
+        self.logger.record("dist/action_probs", probs.detach().flatten(), exclude=("stdout", "log", "json", "csv"))

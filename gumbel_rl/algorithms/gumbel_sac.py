@@ -1,0 +1,383 @@
+"""GumbelSAC: off-policy maximum-entropy actor-critic for discrete actions, with any gradient estimator."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from gumbel_rl.algorithms.base import DiscreteAlgorithm, require_at_least_one
+from gumbel_rl.algorithms.off_policy_policies import POLICY_ALIASES, Critics, OffPolicyActorCriticPolicy
+from gumbel_rl.distributions import FactoredCategorical
+from gumbel_rl.estimators import Estimator, Exact, Objective, TemperatureEstimator, estimator_through
+from gumbel_rl.sb3.observations import mask_in
+from gumbel_rl.sb3.replay import DiscreteReplayBuffer, Transitions
+from gumbel_rl.schedules import ScheduleLike, make_schedule, make_temperature
+
+TWINS = ("min", "mean", "action-min")
+
+# Largest number of joint actions that the per-action minimum of the critics is averaged over exactly.
+ENUMERATED = 64
+
+Self = TypeVar("Self", bound="GumbelSAC")
+
+
+class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
+    """Soft actor-critic for Discrete, MultiDiscrete and MultiBinary actions, with masks.
+
+    After every `train_freq` steps of each environment it makes `gradient_steps` updates, each on a batch of transitions
+    `(s, z, r, s')` from the replay buffer:
+
+    * the critics `Q_i(s, z)` regress on `r + gamma * (E_z'~pi Q'(s', z') + alpha * H(pi(s')))`, where `Q'` are slow
+      copies and `H` is the entropy in closed form;
+    * the actor ascends `E_z~pi Q(s, z) + alpha * H(pi(s))` by the chosen gradient estimator, with the critics held
+      fixed;
+    * `alpha` follows the entropy towards a share of the largest possible one.
+
+    With the critics that are linear in each factor, which is the default, the expectations in the targets are exact.
+    Action masks are an entry `action_mask` of a Dict observation; what is forbidden is never executed.
+
+    Args:
+        policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a class.
+        env: Environment, vectorised environment or id.
+        learning_rate: Number, or a schedule over the run such as `"linear:2e-3:0"`; of all three optimisers.
+        buffer_size: Transitions that the replay buffer holds.
+        learning_starts: Steps of uniformly random allowed actions before the first update.
+        batch_size: Transitions of an update.
+        tau: Share of the way that the slow copies move towards the critics in an update.
+        gamma: Discount.
+        train_freq: Steps of each environment between updates, or `(n, "episode")`.
+        gradient_steps: Updates at a time; -1 for as many as steps were made in all environments.
+        n_steps: Steps of a return before it is bootstrapped.
+        include_newest: Begin every batch with the newest transition of each environment (combined replay).
+        estimator: Id in `gumbel_rl.ESTIMATORS`, or an estimator.
+        estimator_kwargs: Options of the estimator if given by id, for example `{"samples": 4}`.
+        temperature: Number or schedule over environment steps such as `"exponential:1.0:0.3"`, for estimators that have
+            one; it replaces the temperature that an estimator was made with.
+        ent_coef: Entropy coefficient `alpha`: a number, or `"auto"` to learn it, `"auto_0.1"` with 0.1 as its first
+            value.
+        target_entropy_ratio: Entropy that a learnt `alpha` aims at, as a share of the largest possible one (of the
+            allowed choices, where there are masks): a number or a schedule over environment steps.
+        entropy_in_target: Whether the critics value the entropy of later states too.
+        twins: What the critics together say: `"min"`, the smallest of their expected values; `"mean"`, the average;
+            `"action-min"`, the expectation of the smallest value of each action.
+        q_clip: Largest distance of a critic's value from its slow copy's that its loss rewards (Zhou et al. 2024,
+            section 5.2); `None` for no limit.
+        actor_delay: Updates of the critics for one of the actor and of `alpha`.
+        max_grad_norm: Largest gradient norm, of the actor and of the critics each; `None` for no limit.
+        diagnostics_interval: Measure the estimator against the exact gradient (`grad/*`) every so many updates of the
+            actor, where that gradient can be had; 0 never.
+        stats_window_size: Episodes averaged in `rollout/*`.
+        tensorboard_log: Directory for TensorBoard.
+        policy_kwargs: Arguments of the policy: networks and critics.
+        verbose: 0 silent, 1 information.
+        seed: Seed of all random numbers.
+        device: Torch device.
+
+    Raises:
+        TypeError: The action space is not Discrete, MultiDiscrete or MultiBinary; an option the estimator or the critic
+            does not have.
+        ValueError: An unknown estimator, critic, schedule or choice, or a number out of its range.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICY_ALIASES
+    policy: OffPolicyActorCriticPolicy
+    replay_buffer: DiscreteReplayBuffer | None
+
+    def __init__(
+        self,
+        policy: str | type[OffPolicyActorCriticPolicy] = "MlpPolicy",
+        env: GymEnv | str | None = None,
+        *,
+        learning_rate: ScheduleLike = 2e-3,
+        buffer_size: int = 100_000,
+        learning_starts: int = 1000,
+        batch_size: int = 128,
+        tau: float = 0.02,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = -1,
+        n_steps: int = 1,
+        include_newest: bool = False,
+        estimator: str | Estimator = "st-gumbel-softmax",
+        estimator_kwargs: dict[str, Any] | None = None,
+        temperature: ScheduleLike = 1.0,
+        ent_coef: float | str = "auto_0.1",
+        target_entropy_ratio: ScheduleLike = 0.15,
+        entropy_in_target: bool = True,
+        twins: str = "min",
+        q_clip: float | None = None,
+        actor_delay: int = 1,
+        max_grad_norm: float | None = None,
+        diagnostics_interval: int = 500,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        require_at_least_one(batch_size=batch_size, n_steps=n_steps, actor_delay=actor_delay)
+        if twins not in TWINS:
+            raise ValueError(f"unknown twins {twins!r}; known are {', '.join(TWINS)}")
+        if q_clip is not None and not q_clip > 0:
+            raise ValueError(f"q_clip must be positive or None, got {q_clip}")
+        if not 0 < tau <= 1:
+            raise ValueError(f"tau must be above 0 and at most 1, got {tau}")
+        self.estimator = estimator
+        self.estimator_kwargs = dict(estimator_kwargs or {})
+        self.include_newest = include_newest
+        self.ent_coef = ent_coef
+        self.target_entropy_ratio = target_entropy_ratio
+        self.entropy_in_target = entropy_in_target
+        self.twins = twins
+        self.q_clip = q_clip
+        self.actor_delay = actor_delay
+        self.max_grad_norm = max_grad_norm
+        self._n_updates = 0
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            temperature=make_temperature(temperature),
+            diagnostics_interval=diagnostics_interval,
+            verbose=verbose,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            sde_support=False,
+        )
+        self.n_steps = n_steps  # Stable-Baselines3's own is for a replay buffer of its own
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        first, self._learns_ent_coef = _first_ent_coef(self.ent_coef)
+        self._entropy_schedule = make_schedule(self.target_entropy_ratio)
+        if not 0 <= self._entropy_schedule.lowest <= max(self._entropy_schedule.corners) <= 1:
+            raise ValueError(
+                "target_entropy_ratio is a share of the largest entropy, between 0 and 1, got "
+                f"{self.target_entropy_ratio!r}"
+            )
+        super()._setup_model()
+        with torch.no_grad():
+            self.policy.log_ent_coef.fill_(np.log(first) if first else -np.inf)
+        if self.replay_buffer is None:
+            self.replay_buffer = DiscreteReplayBuffer(
+                self.buffer_size,
+                self.observation_space,
+                self.action_space,
+                device=self.device,
+                n_envs=self.n_envs,
+                gamma=self.gamma,
+                n_steps=self.n_steps,
+                include_newest=self.include_newest,
+            )
+        self._convert_train_freq()
+        self._make_estimator()
+
+    def _make_estimator(self) -> None:
+        """The estimator in use, and the exact one that expectations and diagnostics are made with."""
+        linear = all(critic.multilinear for critic in self.policy.critics) and self.twins != "action-min"
+        factors = self.factors
+        self._exact: Exact | None = None
+        if linear:
+            self._exact = Exact(multilinear=True)
+        elif factors.joint_size <= ENUMERATED:
+            self._exact = Exact(max_vertices=ENUMERATED)
+        self._estimator = estimator_through(self.estimator, self.estimator_kwargs, linear)
+        if isinstance(self._estimator, Exact):
+            if self._estimator.multilinear and not linear:
+                raise ValueError(
+                    "exact with multilinear=True evaluates the critics at the probabilities, which is not the "
+                    f"expectation under the critic {self.policy.critic!r} with twins={self.twins!r}: leave the option "
+                    "out"
+                )
+            self._exact = self._estimator
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train; as in Stable-Baselines3, with the class's name as the default name of the TensorBoard run."""
+        name = tb_log_name or type(self).__name__
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Actions `[E, *action shape]` to execute and to store: the policy's, or at first uniform allowed ones."""
+        assert self._last_obs is not None
+        obs = obs_as_tensor(self._last_obs, self.device)
+        with torch.no_grad():
+            if self.num_timesteps < learning_starts:
+                uniform = torch.zeros(n_envs, self.factors.width, device=self.device)
+                dist = FactoredCategorical(uniform, self.factors, mask_in(obs))
+            else:
+                dist = self.policy.distribution(obs)
+            actions = self.factors.to_env(dist.sample_indices()).cpu().numpy().astype(self.factors.dtype)
+        return actions, actions
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Make `gradient_steps` updates of critics, actor and entropy coefficient."""
+        policy, buffer = self.policy, self.replay_buffer
+        assert buffer is not None
+        policy.set_training_mode(True)
+        self._update_learning_rate(policy.optimizers)
+        self._set_temperature()
+        if isinstance(self._estimator, TemperatureEstimator):
+            self._estimator.temperature = float(policy.temperature)
+        ratio = self._scheduled(self._entropy_schedule)
+
+        history: list[Tensor] = []
+        actor_history: list[Tensor] = []
+        for _ in range(gradient_steps):
+            batch = buffer.sample(batch_size, env=self._vec_normalize_env)
+            history.append(self._update_critics(batch))
+            if self._n_updates % self.actor_delay == 0:
+                actor_history.append(self._update_actor(batch, ratio))
+            policy.update_target(self.tau)
+            self._n_updates += 1
+
+        critic_loss, value = torch.stack(history).mean(0).tolist()
+        self.logger.record("train/critic_loss", critic_loss)
+        self.logger.record("train/value", value)
+        if actor_history:
+            actor_loss, entropy, grad_norm, ent_coef = torch.stack(actor_history).mean(0).tolist()
+            self._record_entropy(entropy)
+            self.logger.record("train/actor_loss", actor_loss)
+            self.logger.record("train/grad_norm", grad_norm)
+            self.logger.record("train/ent_coef", ent_coef)
+        self.logger.record("train/target_entropy_ratio", ratio)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _update_critics(self, batch: Transitions) -> Tensor:
+        """Regress the critics on the bootstrapped returns; the loss and the mean value, `[2]`."""
+        policy = self.policy
+        with torch.no_grad():
+            following = batch.next_observations
+            dist = policy.distribution(following)
+            value = self._expected_value(dist, policy.target, following)
+            if self.entropy_in_target:
+                value = value + self._alpha * dist.entropy()
+            target = batch.rewards.squeeze(-1) + batch.discounts.squeeze(-1) * value
+        actions = self.factors.one_hot(batch.actions)
+        features = policy.features(policy.critics, batch.observations)
+        values = torch.stack([critic(features, critic.regression_actions(actions)) for critic in policy.critics])
+        loss = (values - target).square()
+        if self.q_clip is not None:
+            with torch.no_grad():
+                slow_features = policy.features(policy.target, batch.observations)
+                slow = torch.stack([critic(slow_features, actions) for critic in policy.target])
+            clipped = slow + (values - slow).clamp(-self.q_clip, self.q_clip)
+            loss = torch.maximum(loss, (clipped - target).square())
+        total = loss.mean(-1).sum()
+        self._step(policy.critic_optimizer, total, policy.critic_parameters)
+        return torch.stack([total.detach() / len(values), values.detach().mean()])
+
+    def _update_actor(self, batch: Transitions, ratio: float) -> Tensor:
+        """Move the actor along the estimated gradient, and `alpha`; loss, entropy, gradient norm and `alpha`, `[4]`."""
+        policy = self.policy
+        dist = policy.distribution(batch.observations)
+        with torch.no_grad():
+            objectives = self._objectives(policy.critics, batch.observations)
+        noise = dist.noise((self._estimator.samples,))
+        expected = self._combine([self._estimator(dist, f, noise) for f in objectives])
+        entropy = dist.entropy()
+        alpha = self._alpha
+        loss = -(expected + alpha * entropy).mean()
+        grad_norm = self._step(policy.actor_optimizer, loss, policy.actor_parameters)
+
+        if self._learns_ent_coef:
+            excess = (entropy.detach() - ratio * self._largest_entropy(dist)).mean()
+            self._step(policy.ent_coef_optimizer, policy.log_ent_coef * excess, [])
+        self._iteration += 1
+        if self._exact is not None and self._diagnostics_due():
+            self._record_gradient(self._estimator, dist, objectives[0], self._exact)
+            self._record_action_probs(dist.probs)
+        return torch.stack([loss.detach(), entropy.detach().mean(), grad_norm, alpha])
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[torch.nn.Parameter]) -> Tensor:
+        optimizer.zero_grad()
+        loss.backward()
+        norm = clip_grad_norm_(parameters, np.inf if self.max_grad_norm is None else self.max_grad_norm)
+        optimizer.step()
+        return norm
+
+    @property
+    def _alpha(self) -> Tensor:
+        return self.policy.log_ent_coef.detach().exp()
+
+    def _largest_entropy(self, dist: FactoredCategorical) -> Tensor | float:
+        """Entropy of uniform actions, `[B]` where it depends on the masks."""
+        if dist.mask is None:
+            return self.factors.max_entropy
+        return self.factors.pad(dist.mask, False).sum(-1).float().log().sum(-1)
+
+    def _objectives(self, critics: Critics, obs: Any) -> list[Objective]:
+        """What is to be averaged over actions, for each critic or, with the per-action minimum, for all together."""
+        features = self.policy.features(critics, obs)
+        objectives = [critic.at(features) for critic in critics]
+        if self.twins == "action-min":
+            return [lambda actions: torch.stack([f(actions) for f in objectives]).min(0).values]
+        return objectives
+
+    def _combine(self, values: list[Tensor]) -> Tensor:
+        """One value `[B]` of those of all objectives."""
+        if len(values) == 1:
+            return values[0]
+        stacked = torch.stack(values)
+        return stacked.mean(0) if self.twins == "mean" else stacked.min(0).values
+
+    def _expected_value(self, dist: FactoredCategorical, critics: Critics, obs: Any) -> Tensor:
+        """`E_z~dist Q(s, z)`, `[B]`: exact where that costs little, else of hard samples."""
+        objectives = self._objectives(critics, obs)
+        if self._exact is not None:
+            return self._combine([self._exact(dist, f) for f in objectives])
+        sample = dist.sample((self._estimator.samples,))
+        return self._combine([f(sample).mean(0) for f in objectives])
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_estimator", "_exact"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        optimizers = ("actor_optimizer", "critic_optimizer", "ent_coef_optimizer")
+        return ["policy", *(f"policy.{name}" for name in optimizers)], []
+
+
+def _first_ent_coef(ent_coef: float | str) -> tuple[float, bool]:
+    """The first value of the entropy coefficient, and whether it is learnt."""
+    given = str(ent_coef)
+    learnt = given.startswith("auto")
+    number = given.removeprefix("auto").removeprefix("_") if learnt else given
+    try:
+        first = float(number) if number else 1.0
+    except ValueError:
+        first = -1.0
+    if not 0 <= first < np.inf or (learnt and first == 0):
+        raise ValueError(f"ent_coef must be a number, 'auto' or like 'auto_0.1', got {ent_coef!r}")
+    return first, learnt
