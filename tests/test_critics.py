@@ -63,10 +63,13 @@ def test_which_critics_call_themselves_multilinear(sizes: tuple[int, ...]) -> No
     assert multilinear == {"action-linear", "additive", "multilinear"} | single
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("name", CRITICS)
-def test_multilinear_means_the_value_at_the_probabilities_is_the_expectation(name: str, sizes: tuple[int, ...]) -> None:
-    critic, dist, f = make(name, sizes), policy(sizes, 6), features(6)
+def test_multilinear_means_the_value_at_the_probabilities_is_the_expectation(
+    name: str, sizes: tuple[int, ...], layer_norm: bool
+) -> None:
+    critic, dist, f = make(name, sizes, layer_norm=layer_norm), policy(sizes, 6), features(6)
     at_probs = critic(f, dist.probs)
     enumerated = torch.stack([exact_expectation(dist.logits[i], sizes, critic.at(f[i]))[0] for i in range(6)])
     assert torch.allclose(at_probs, enumerated, rtol=0, atol=1e-10) == critic.multilinear
@@ -145,6 +148,24 @@ def test_centre_by_hand() -> None:
 def test_mlp_has_activations_between_its_layers_only() -> None:
     assert [type(layer) for layer in mlp([3, 4, 5, 1], nn.ReLU)] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
     assert [type(layer) for layer in mlp([3, 1])] == [nn.Linear]
+    normalised = mlp([3, 4, 5, 1], nn.ReLU, layer_norm=True)
+    hidden = [nn.Linear, nn.LayerNorm, nn.ReLU]
+    assert [type(layer) for layer in normalised] == [*hidden, *hidden, nn.Linear]
+    assert [layer.normalized_shape for layer in normalised if isinstance(layer, nn.LayerNorm)] == [(4,), (5,)]
+    assert [type(layer) for layer in mlp([3, 1], layer_norm=True)] == [nn.Linear]
+
+
+@pytest.mark.parametrize("name", CRITICS)
+def test_with_layer_norm_the_scale_of_the_first_layer_does_not_matter(name: str) -> None:
+    for layer_norm in (False, True):
+        critic = make(name, (2, 3), layer_norm=layer_norm)
+        actions = policy((2, 3), 4).sample((2,)).requires_grad_()  # one-hots whose slope is asked for too
+        before = critic(features(4), actions)
+        with torch.no_grad():
+            for parameter in critic.net[0].parameters():  # type: ignore[index,union-attr]
+                parameter.mul_(1e3)
+        # LayerNorm adds 1e-5 to the variance.
+        assert torch.allclose(critic(features(4), actions), before, rtol=1e-2, atol=1e-3) == layer_norm
 
 
 @pytest.mark.parametrize("name", CRITICS)
@@ -244,9 +265,9 @@ def test_a_rank_below_one_is_refused() -> None:
 # InterpolatedMLP
 
 
-def twins(sizes: tuple[int, ...]) -> tuple[InterpolatedMLP, MLPCritic]:
+def twins(sizes: tuple[int, ...], **options: object) -> tuple[InterpolatedMLP, MLPCritic]:
     """An interpolated MLP, and the MLP of the same weights."""
-    critic, plain = make("interpolated", sizes), make("mlp", sizes, seed=5)
+    critic, plain = make("interpolated", sizes, **options), make("mlp", sizes, seed=5, **options)
     plain.load_state_dict(critic.state_dict())
     assert isinstance(critic, InterpolatedMLP)
     assert isinstance(plain, MLPCritic)
@@ -265,10 +286,11 @@ def swap(action: Tensor, sizes: tuple[int, ...], factor: int, k: int) -> Tensor:
     return torch.cat(blocks)
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("needs_slope", [False, True])
 @pytest.mark.parametrize("sizes", [*SIZES, (2, 1, 2)], ids=str)
-def test_interpolated_is_the_mlp_at_the_vertices(sizes: tuple[int, ...], needs_slope: bool) -> None:
-    critic, plain = twins(sizes)
+def test_interpolated_is_the_mlp_at_the_vertices(sizes: tuple[int, ...], needs_slope: bool, layer_norm: bool) -> None:
+    critic, plain = twins(sizes, layer_norm=layer_norm)
     f, vertices = features(3), outcomes(sizes)
     actions = vertices[:, None].expand(-1, 3, -1).clone().requires_grad_(needs_slope)
     expected = torch.stack([torch.stack([mlp_value(plain, f[b], v) for b in range(3)]) for v in vertices])
@@ -288,9 +310,12 @@ def test_the_slope_of_interpolated_is_the_value_of_each_swap(sizes: tuple[int, .
 
 
 @pytest.mark.parametrize("needs_slope", [False, True])
+@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("sizes", [*SIZES, (2, 1, 2)], ids=str)
-def test_between_the_vertices_interpolated_follows_its_formula(sizes: tuple[int, ...], needs_slope: bool) -> None:
-    critic, plain = twins(sizes)
+def test_between_the_vertices_interpolated_follows_its_formula(
+    sizes: tuple[int, ...], layer_norm: bool, needs_slope: bool
+) -> None:
+    critic, plain = twins(sizes, layer_norm=layer_norm)
     f, points = features(6), policy(sizes, 6).probs
     values = critic(f, points.clone().requires_grad_(needs_slope))
     for b, point in enumerate(points):
@@ -395,6 +420,9 @@ def test_make_critic_passes_its_arguments_on() -> None:
         layers = list(critic.net)  # type: ignore[arg-type]
         assert [type(layer) for layer in layers] == [nn.Linear, nn.ReLU, nn.Linear]
         assert layers[0].out_features == 7
+        layers = list(make_critic(name, F, factors, [7, 6], layer_norm=True).net)  # type: ignore[arg-type]
+        hidden = [nn.Linear, nn.LayerNorm, nn.Tanh]
+        assert [type(layer) for layer in layers] == [*hidden, *hidden, nn.Linear]
     critic = make_critic("multilinear", F, factors, rank=3)
     assert isinstance(critic, Multilinear)
     assert critic.rank == 3
@@ -424,9 +452,14 @@ def test_an_unknown_critic_is_refused(name: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("multilinear", {"rnk": 3}, "critic 'multilinear' has no option 'rnk'; it takes rank"),
-        ("action-linear", {"rank": 3}, "critic 'action-linear' has no option 'rank'; it takes none"),
-        ("interpolated", {"interpolated_learning": True}, "'interpolated' has no option 'interpolated_learning'"),
+        ("multilinear", {"rnk": 3}, "critic 'multilinear' has no option 'rnk'; it takes rank, layer_norm$"),
+        ("action-linear", {"rank": 3}, "critic 'action-linear' has no option 'rank'; it takes layer_norm$"),
+        ("mlp", {"layernorm": True}, "has no option 'layernorm'; it takes interpolated_learning, layer_norm$"),
+        (
+            "interpolated",
+            {"interpolated_learning": True},
+            "'interpolated' has no option 'interpolated_learning'; it takes layer_norm$",
+        ),
     ],
 )
 def test_an_unknown_option_of_a_critic_is_refused(name: str, options: dict[str, object], message: str) -> None:

@@ -44,7 +44,7 @@ def make_critic(
         factors: The action's factors.
         net_arch: Widths of the hidden layers.
         activation: Between the layers.
-        **options: Further arguments of the critic's class, for example `rank=8`.
+        **options: Further arguments of the critic's class, for example `rank=8, layer_norm=True`.
 
     Raises:
         ValueError: An unknown id (the message names the nearest), or a value the critic refuses.
@@ -58,8 +58,7 @@ def make_critic(
     allowed = list(inspect.signature(cls).parameters)[4:]
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-        raise TypeError(f"critic {critic_id!r} has no option {unknown[0]!r}; {takes}")
+        raise TypeError(f"critic {critic_id!r} has no option {unknown[0]!r}; it takes {', '.join(allowed)}")
     return cls(features_dim, factors, net_arch, activation, **options)
 
 

@@ -9,47 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gumbel_rl.actions import ActionFactors
-from gumbel_rl.critics.base import Critic, mlp
+from gumbel_rl.critics.base import Critic
 
 
-class MLPCritic(Critic):
-    """`Q(s, z) = MLP([features, z])`, the action as an input.
+class ActionInput(Critic):
+    """Base class of the critics whose network has the action among its inputs: `MLP([features, z])`."""
 
-    Able to represent any value at the one-hots, but data at the one-hots leave its slope between them arbitrary: a
-    pathwise estimator through it may follow a gradient that means nothing. With `interpolated_learning` it is fitted
-    to the same targets at points between the action taken and a random one, `(1 - w) z + w u` with `w` uniform in
-    `[0, 1]` and `u` uniform on the simplex of each factor (He et al. 2025, section 4).
-
-    Args:
-        features_dim: `F`.
-        factors: The action's factors.
-        net_arch: Widths of the hidden layers.
-        activation: Between the layers.
-        interpolated_learning: Fit the value between the one-hots too.
-    """
-
-    multilinear = False
-
-    def __init__(
-        self,
-        features_dim: int,
-        factors: ActionFactors,
-        net_arch: Sequence[int] = (64, 64),
-        activation: type[nn.Module] = nn.Tanh,
-        interpolated_learning: bool = False,
-    ) -> None:
-        super().__init__()
-        self.factors = factors
-        self.interpolated_learning = interpolated_learning
-        self.net = mlp([features_dim + factors.width, *net_arch, 1], activation)
-
-    def regression_actions(self, actions: Tensor) -> Tensor:
-        if not self.interpolated_learning:
-            return actions
-        # Normalised exponential variables are uniform on the simplex.
-        blocks = self.factors.pad(torch.empty_like(actions).exponential_(), 0.0)
-        uniform = self.factors.flatten(blocks / blocks.sum(-1, keepdim=True))
-        return torch.lerp(actions, uniform, torch.rand_like(actions[..., :1]))
+    def _inputs(self) -> int:
+        return self.factors.width
 
     def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
         state = self._first(features)
@@ -64,30 +31,34 @@ class MLPCritic(Critic):
         return layer
 
     def _first(self, features: Tensor) -> Tensor:
-        return F.linear(features, self._first_layer.weight[:, : features.shape[-1]], self._first_layer.bias)
+        return F.linear(features, self._first_layer.weight[:, : self.features_dim], self._first_layer.bias)
 
     def _embed(self, actions: Tensor) -> Tensor:
-        return F.linear(actions, self._first_layer.weight[:, -self.factors.width :])
+        return F.linear(actions, self._first_layer.weight[:, self.features_dim :])
 
     def _rest(self, hidden: Tensor) -> Tensor:
         value: Tensor = self.net[1:](hidden).squeeze(-1)
         return value
 
 
-class InterpolatedMLP(MLPCritic):
-    """An MLP of the action at the one-hots, and a straight line from one-hot to one-hot between them.
+class MLPCritic(ActionInput):
+    """`Q(s, z) = MLP([features, z])`, the action as an input.
 
-    `Q(s, z) = MLP(s, v) + sum_d sum_k (z_dk - v_dk) MLP(s, [k, v_-d])` with `v` the vertex nearest to `z`: the value of
-    every swap of a single factor's choice. Its slope at an action is therefore made of true values, factor by factor,
-    whatever the others do. With one factor it is `sum_k z_k MLP(s, k)`, linear. It costs `N + 1` evaluations where a
-    slope is asked for, in one batch, and one where none is.
+    Able to represent any value at the one-hots, but data at the one-hots leave its slope between them arbitrary: a
+    pathwise estimator through it may follow a gradient that means nothing. With `interpolated_learning` it is fitted
+    to the same targets at points between the action taken and a random one, `(1 - w) z + w u` with `w` uniform in
+    `[0, 1]` and `u` uniform on the simplex of each factor (He et al. 2025, section 4).
 
     Args:
         features_dim: `F`.
         factors: The action's factors.
         net_arch: Widths of the hidden layers.
         activation: Between the layers.
+        interpolated_learning: Fit the value between the one-hots too.
+        layer_norm: LayerNorm after each hidden layer, before the activation.
     """
+
+    multilinear = False
 
     def __init__(
         self,
@@ -95,13 +66,38 @@ class InterpolatedMLP(MLPCritic):
         factors: ActionFactors,
         net_arch: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
+        interpolated_learning: bool = False,
+        *,
+        layer_norm: bool = False,
     ) -> None:
-        super().__init__(features_dim, factors, net_arch, activation)
-        self.multilinear = len(factors.sizes) == 1
+        super().__init__(features_dim, factors, net_arch, activation, layer_norm=layer_norm)
+        self.interpolated_learning = interpolated_learning
+
+    def regression_actions(self, actions: Tensor) -> Tensor:
+        if not self.interpolated_learning:
+            return actions
+        # Normalised exponential variables are uniform on the simplex.
+        blocks = self.factors.pad(torch.empty_like(actions).exponential_(), 0.0)
+        uniform = self.factors.flatten(blocks / blocks.sum(-1, keepdim=True))
+        return torch.lerp(actions, uniform, torch.rand_like(actions[..., :1]))
+
+
+class InterpolatedMLP(ActionInput):
+    """An MLP of the action at the one-hots, and a straight line from one-hot to one-hot between them.
+
+    `Q(s, z) = MLP(s, v) + sum_d sum_k (z_dk - v_dk) MLP(s, [k, v_-d])` with `v` the vertex nearest to `z`: the value of
+    every swap of a single factor's choice. Its slope at an action is therefore made of true values, factor by factor,
+    whatever the others do. With one factor it is `sum_k z_k MLP(s, k)`, linear. It costs `N + 1` evaluations where a
+    slope is asked for, in one batch, and one where none is.
+    """
+
+    @property
+    def multilinear(self) -> bool:
+        return len(self.factors.sizes) == 1
 
     def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
         state = self._first(features)
-        columns = self._first_layer.weight[:, -self.factors.width :].t()  # [N, H]
+        columns = self._first_layer.weight[:, self.features_dim :].t()  # [N, H]
 
         def q(actions: Tensor) -> Tensor:
             indices = self.factors.indices(actions.detach())

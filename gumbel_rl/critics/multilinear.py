@@ -8,30 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from gumbel_rl.actions import ActionFactors
-from gumbel_rl.critics.base import Critic, mlp
+from gumbel_rl.critics.base import Critic
 
 
 class ActionLinear(Critic):
-    """`Q(s, z) = <z, q(s)>`, one output of the network for each choice.
-
-    Args:
-        features_dim: `F`.
-        factors: The action's factors. With more than one, the value is a sum over factors.
-        net_arch: Widths of the hidden layers.
-        activation: Between the layers.
-    """
+    """`Q(s, z) = <z, q(s)>`, one output of the network for each choice: with several factors a sum over them."""
 
     multilinear = True
 
-    def __init__(
-        self,
-        features_dim: int,
-        factors: ActionFactors,
-        net_arch: Sequence[int] = (64, 64),
-        activation: type[nn.Module] = nn.Tanh,
-    ) -> None:
-        super().__init__()
-        self.net = mlp([features_dim, *net_arch, factors.width], activation)
+    def _outputs(self) -> int:
+        return self.factors.width
 
     def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
         values = self.net(features)
@@ -53,6 +39,7 @@ class Additive(Critic):
         factors: The action's factors.
         net_arch: Widths of the hidden layers, shared by the value and the heads.
         activation: Between the layers.
+        layer_norm: LayerNorm after each hidden layer, before the activation.
     """
 
     multilinear = True
@@ -65,12 +52,15 @@ class Additive(Critic):
         factors: ActionFactors,
         net_arch: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
+        *,
+        layer_norm: bool = False,
     ) -> None:
-        super().__init__()
-        self.factors = factors
-        self.net = mlp([features_dim, *net_arch, 1 + factors.width], activation)
+        super().__init__(features_dim, factors, net_arch, activation, layer_norm=layer_norm)
         self.register_buffer("value_mean", torch.zeros(()))
         self.register_buffer("value_std", torch.ones(()))
+
+    def _outputs(self) -> int:
+        return 1 + self.factors.width
 
     def heads(self, features: Tensor, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """State values `[B]` and advantages `[B, N]`, centred under `reference` `[B, N]` if it is given."""
@@ -118,6 +108,7 @@ class Multilinear(Critic):
         net_arch: Widths of the hidden layers, shared by all outputs.
         activation: Between the layers.
         rank: Numbers of an embedding.
+        layer_norm: LayerNorm after each hidden layer, before the activation.
 
     Raises:
         ValueError: `rank` is below 1.
@@ -133,18 +124,21 @@ class Multilinear(Critic):
         net_arch: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
         rank: int = 8,
+        *,
+        layer_norm: bool = False,
     ) -> None:
-        super().__init__()
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
-        self.factors = factors
-        self.rank = rank if len(factors.sizes) > 1 else 0
-        self.net = mlp([features_dim, *net_arch, 1 + (1 + self.rank) * factors.width], activation)
+        self.rank = rank if len(factors.sizes) > 1 else 0  # before the network, whose width depends on it
+        super().__init__(features_dim, factors, net_arch, activation, layer_norm=layer_norm)
         self.register_buffer("signs", torch.tensor([1.0, -1.0]).repeat(rank)[: self.rank], persistent=False)
         with torch.no_grad():
             # Interactions begin small: there are many pairs, and what they add up to would drown the heads.
             for parameter in self.net[-1].parameters():
                 parameter[1 + factors.width :] *= 0.1
+
+    def _outputs(self) -> int:
+        return 1 + (1 + self.rank) * self.factors.width
 
     def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
         width = self.factors.width
