@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -48,7 +49,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
     Args:
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a class.
         env: Environment, vectorised environment or id.
-        learning_rate: Number, or a schedule over the run such as `"linear:2e-3:0"`; of all three optimisers.
+        learning_rate: Number, or a schedule over the run such as `"linear:2e-3:0"`; for critics, actor and `alpha`.
         buffer_size: Transitions that the replay buffer holds.
         learning_starts: Steps of uniformly random allowed actions before the first update.
         batch_size: Transitions of an update.
@@ -247,86 +248,108 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         policy, buffer = self.policy, self.replay_buffer
         assert buffer is not None
         policy.set_training_mode(True)
-        self._update_learning_rate(policy.optimizers)
+        self._update_learning_rate(policy.optimizer)
         self._set_temperature()
         if isinstance(self._estimator, TemperatureEstimator):
             self._estimator.temperature = float(policy.temperature)
         ratio = self._scheduled(self._entropy_schedule)
 
-        history: list[Tensor] = []
-        actor_history: list[Tensor] = []
+        history: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range(gradient_steps):
             batch = buffer.sample(batch_size, env=self._vec_normalize_env)
-            history.append(self._update_critics(batch))
-            if self._n_updates % self.actor_delay == 0:
-                actor_history.append(self._update_actor(batch, ratio))
-            policy.update_target(self.tau)
             self._n_updates += 1
+            moves_actor = self._n_updates % self.actor_delay == 0
 
-        critic_loss, value = torch.stack(history).mean(0).tolist()
-        self.logger.record("train/critic_loss", critic_loss)
-        self.logger.record("train/value", value)
-        if actor_history:
-            actor_loss, entropy, grad_norm, ent_coef = torch.stack(actor_history).mean(0).tolist()
-            self._record_entropy(entropy)
-            self.logger.record("train/actor_loss", actor_loss)
-            self.logger.record("train/grad_norm", grad_norm)
-            self.logger.record("train/ent_coef", ent_coef)
+            # Critics: the values of the actions taken, on the bootstrapped returns.
+            target = self._target(batch)
+            objectives = self._objectives(policy.critics, batch.observations)
+            loss, metrics = self._critic_loss(batch, objectives, target)
+
+            # Actor: E_z~pi Q(s, z) + alpha H(pi(s)), through the critics as they stand. And alpha.
+            if moves_actor:
+                actor_loss, actor_metrics = self._actor_loss(batch, objectives, ratio)
+                loss = loss + actor_loss
+                metrics |= actor_metrics
+
+            policy.optimizer.zero_grad()
+            loss.backward()
+            if moves_actor:
+                metrics["grad_norm"] = clip_grad_norm_(policy.actor_parameters, self.max_grad_norm or np.inf)
+            if self.max_grad_norm is not None:
+                clip_grad_norm_(policy.critic_parameters, self.max_grad_norm)
+            policy.optimizer.step()
+            policy.update_target(self.tau)
+            for name, value in metrics.items():
+                history[name].append(value.detach())
+
+        means = {name: torch.stack(values).mean() for name, values in history.items()}
+        for name, number in zip(means, torch.stack(list(means.values())).tolist(), strict=True):
+            if name == "entropy":
+                self._record_entropy(number)
+            else:
+                self.logger.record(f"train/{name}", number)
         self.logger.record("train/target_entropy_ratio", ratio)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
-    def _update_critics(self, batch: Transitions) -> Tensor:
-        """Regress the critics on the bootstrapped returns; the loss and the mean value, `[2]`."""
-        policy = self.policy
-        with torch.no_grad():
-            following = batch.next_observations
-            dist = policy.distribution(following)
-            value = self._expected_value(dist, policy.target, following)
-            if self.entropy_in_target:
-                value = value + self._alpha * dist.entropy()
-            target = batch.rewards.squeeze(-1) + batch.discounts.squeeze(-1) * value
+    @torch.no_grad()
+    def _target(self, batch: Transitions) -> Tensor:
+        """Returns `[B]`, bootstrapped with the slow critics and the present policy."""
+        dist = self.policy.distribution(batch.next_observations)
+        objectives = self._objectives(self.policy.target, batch.next_observations)
+        if self._exact is not None:
+            value = self._together([self._exact(dist, f) for f in self._joined(objectives)])
+        else:  # at the one-hots, where the critic knows what it says, whatever the estimator
+            sample = dist.sample((self._estimator.samples,))
+            value = self._together([f(sample).mean(0) for f in self._joined(objectives)])
+        if self.entropy_in_target:
+            value = value + self._alpha * dist.entropy()
+        return batch.rewards.squeeze(-1) + batch.discounts.squeeze(-1) * value
+
+    def _critic_loss(
+        self, batch: Transitions, objectives: list[Objective], target: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared errors at the actions taken, summed over the critics."""
         actions = self.factors.one_hot(batch.actions)
-        features = policy.features(policy.critics, batch.observations)
-        values = torch.stack([critic(features, critic.regression_actions(actions)) for critic in policy.critics])
-        loss = (values - target).square()
+        fitted = [critic.regression_actions(actions) for critic in self.policy.critics]
+        values = torch.stack([f(z) for f, z in zip(objectives, fitted, strict=True)])  # [critics, B]
+        errors = (values - target).square()
         if self.q_clip is not None:
             with torch.no_grad():
-                slow_features = policy.features(policy.target, batch.observations)
-                slow = torch.stack([critic(slow_features, actions) for critic in policy.target])
+                slow = torch.stack(
+                    [
+                        f(z)
+                        for f, z in zip(self._objectives(self.policy.target, batch.observations), fitted, strict=True)
+                    ]
+                )
             clipped = slow + (values - slow).clamp(-self.q_clip, self.q_clip)
-            loss = torch.maximum(loss, (clipped - target).square())
-        total = loss.mean(-1).sum()
-        self._step(policy.critic_optimizer, total, policy.critic_parameters)
-        return torch.stack([total.detach() / len(values), values.detach().mean()])
+            errors = torch.maximum(errors, (clipped - target).square())
+        loss = errors.mean(-1).sum()
+        return loss, {"critic_loss": loss / len(values), "value": values.mean()}
 
-    def _update_actor(self, batch: Transitions, ratio: float) -> Tensor:
-        """Move the actor along the estimated gradient, and `alpha`; loss, entropy, gradient norm and `alpha`, `[4]`."""
-        policy = self.policy
-        dist = policy.distribution(batch.observations)
-        with torch.no_grad():
-            objectives = self._objectives(policy.critics, batch.observations)
-        noise = dist.noise((self._estimator.samples,))
-        expected = self._combine([self._estimator(dist, f, noise) for f in objectives])
+    def _actor_loss(
+        self, batch: Transitions, objectives: list[Objective], ratio: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The estimated gradient's loss for the actor's logits, plus that of the entropy coefficient."""
+        logits = self.policy.logits(batch.observations)
+        # The gradient is asked for at the logits first: so the critics, which stand in the same graph, get none of it.
+        dist = FactoredCategorical(logits.detach().requires_grad_(), self.factors, mask_in(batch.observations))
+        noise = dist.noise(
+            (self._estimator.samples,)
+        )  # the same for all critics: they are compared on the same actions
+        expected = self._together([self._estimator(dist, f, noise) for f in self._joined(objectives)])
         entropy = dist.entropy()
-        alpha = self._alpha
-        loss = -(expected + alpha * entropy).mean()
-        grad_norm = self._step(policy.actor_optimizer, loss, policy.actor_parameters)
-
+        (slope,) = torch.autograd.grad((expected + self._alpha * entropy).sum(), dist.logits)
+        loss = -(slope * logits).sum(-1).mean()
         if self._learns_ent_coef:
-            excess = (entropy.detach() - ratio * self._largest_entropy(dist)).mean()
-            self._step(policy.ent_coef_optimizer, policy.log_ent_coef * excess, [])
+            excess = entropy.detach() - ratio * self._largest_entropy(dist)
+            loss = loss + self.policy.log_ent_coef * excess.mean()
+
         self._iteration += 1
         if self._exact is not None and self._diagnostics_due():
-            self._record_gradient(self._estimator, dist, objectives[0], self._exact)
+            self._record_gradient(self._estimator, dist, self._joined(objectives)[0], self._exact)
             self._record_action_probs(dist.probs)
-        return torch.stack([loss.detach(), entropy.detach().mean(), grad_norm, alpha])
-
-    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[torch.nn.Parameter]) -> Tensor:
-        optimizer.zero_grad()
-        loss.backward()
-        norm = clip_grad_norm_(parameters, np.inf if self.max_grad_norm is None else self.max_grad_norm)
-        optimizer.step()
-        return norm
+        actor_loss = -(expected + self._alpha * entropy).mean()
+        return loss, {"actor_loss": actor_loss, "entropy": entropy.mean(), "ent_coef": self._alpha}
 
     @property
     def _alpha(self) -> Tensor:
@@ -339,34 +362,28 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         return self.factors.pad(dist.mask, False).sum(-1).float().log().sum(-1)
 
     def _objectives(self, critics: Critics, obs: Any) -> list[Objective]:
-        """What is to be averaged over actions, for each critic or, with the per-action minimum, for all together."""
+        """The values of all critics as functions of the action, at observations `[B, ...]`."""
         features = self.policy.features(critics, obs)
-        objectives = [critic.at(features) for critic in critics]
-        if self.twins == "action-min":
-            return [lambda actions: torch.stack([f(actions) for f in objectives]).min(0).values]
-        return objectives
+        return [critic.at(features) for critic in critics]
 
-    def _combine(self, values: list[Tensor]) -> Tensor:
-        """One value `[B]` of those of all objectives."""
+    def _joined(self, objectives: list[Objective]) -> list[Objective]:
+        """The functions whose expectations are taken: the critics', or the smallest of them at each action."""
+        if self.twins != "action-min":
+            return objectives
+        return [lambda actions: torch.stack([f(actions) for f in objectives]).min(0).values]
+
+    def _together(self, values: list[Tensor]) -> Tensor:
+        """One value `[B]` of the expectations of all functions."""
         if len(values) == 1:
             return values[0]
         stacked = torch.stack(values)
         return stacked.mean(0) if self.twins == "mean" else stacked.min(0).values
 
-    def _expected_value(self, dist: FactoredCategorical, critics: Critics, obs: Any) -> Tensor:
-        """`E_z~dist Q(s, z)`, `[B]`: exact where that costs little, else of hard samples."""
-        objectives = self._objectives(critics, obs)
-        if self._exact is not None:
-            return self._combine([self._exact(dist, f) for f in objectives])
-        sample = dist.sample((self._estimator.samples,))
-        return self._combine([f(sample).mean(0) for f in objectives])
-
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_estimator", "_exact"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        optimizers = ("actor_optimizer", "critic_optimizer", "ent_coef_optimizer")
-        return ["policy", *(f"policy.{name}" for name in optimizers)], []
+        return ["policy", "policy.optimizer"], []
 
 
 def _first_ent_coef(ent_coef: float | str) -> tuple[float, bool]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -61,7 +60,7 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         features_extractor_kwargs: Its arguments.
         share_features_extractor: One extractor for actor and critics, which the critics' loss alone trains.
         normalize_images: Divide images by 255.
-        optimizer_class: Optimiser of actor and critics.
+        optimizer_class: Optimiser of all parameters.
         optimizer_kwargs: Its arguments.
         use_sde: Accepted because Stable-Baselines3 always passes it; must be false.
 
@@ -132,29 +131,24 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         if not share_features_extractor:
             self.actor_parameters += self.features_extractor.parameters()
         self.critic_parameters = list(self.critics.parameters())
-        self.actor_optimizer = self._optimizer(self.actor_parameters, lr_schedule)
-        self.critic_optimizer = self._optimizer(self.critic_parameters, lr_schedule)
-        self.ent_coef_optimizer = self._optimizer([self.log_ent_coef], lr_schedule)
-
-    def _optimizer(self, parameters: Iterable[nn.Parameter], lr_schedule: Schedule) -> torch.optim.Optimizer:
-        return self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        trained = [*self.critic_parameters, *self.actor_parameters, self.log_ent_coef]
+        self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ("net_arch", "activation_fn", "layer_norm", "critic", "critic_kwargs", "n_critics")
         own = {name: getattr(self, name) for name in (*names, "share_features_extractor")}
         return super()._get_constructor_parameters() | own
 
-    @property
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        """All optimisers."""
-        return [self.actor_optimizer, self.critic_optimizer, self.ent_coef_optimizer]
-
-    def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
-        """The policy at observations `[B, ...]`, with their masks: logits `[B, N]`."""
+    def logits(self, obs: PyTorchObs) -> Tensor:
+        """The actor's output `[B, N]` at observations `[B, ...]`."""
         features = self.extract_features(obs, self.features_extractor)
         # Shared features are the critics': the actor's loss does not train them.
-        logits = self.actor(features.detach() if self.share_features_extractor else features)
-        return FactoredCategorical(logits, self.factors, mask_in(obs))
+        logits: Tensor = self.actor(features.detach() if self.share_features_extractor else features)
+        return logits
+
+    def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
+        """The policy at observations `[B, ...]`, with their masks."""
+        return FactoredCategorical(self.logits(obs), self.factors, mask_in(obs))
 
     def features(self, critics: Critics, obs: PyTorchObs) -> Tensor:
         """Features `[B, F]` of observations `[B, ...]` for the critics or their slow copies."""
