@@ -20,11 +20,12 @@ from gumbel_rl.critics import (
     InterpolatedMLP,
     MLPCritic,
     Multilinear,
+    OrdinalMLP,
     centre,
     make_critic,
     mlp,
 )
-from gumbel_rl.estimators import Exact
+from gumbel_rl.estimators import Exact, StraightThrough
 
 SIZES = [(4,), (2, 3, 4), (3, 3)]
 F = 5
@@ -52,6 +53,7 @@ def test_the_registry() -> None:
         "multilinear": Multilinear,
         "interpolated": InterpolatedMLP,
         "mlp": MLPCritic,
+        "ordinal": OrdinalMLP,
     } == CRITICS
 
 
@@ -77,7 +79,7 @@ def test_multilinear_means_the_value_at_the_probabilities_is_the_expectation(
     assert torch.allclose(Exact(multilinear=critic.multilinear)(dist, critic.at(f)), enumerated)
 
 
-@pytest.mark.parametrize("name", [name for name in CRITICS if name != "mlp"])
+@pytest.mark.parametrize("name", [name for name in CRITICS if name not in ("mlp", "ordinal")])
 def test_the_slope_at_a_vertex_is_a_difference_of_values(name: str) -> None:
     sizes = (2, 3)
     critic, factors = make(name, sizes), ActionFactors(sizes)
@@ -364,6 +366,84 @@ def test_evaluations_of_interpolated() -> None:
     assert sum(rows) == 6 * (9 + 1)
 
 
+# OrdinalMLP
+
+SUPPORT = {1: [0.0], 2: [-1.0, 1.0], 3: [-1.0, 0.0, 1.0], 5: [-1.0, -0.5, 0.0, 0.5, 1.0]}
+
+
+def support_of(sizes: tuple[int, ...]) -> Tensor:
+    return torch.tensor([x for n in sizes for x in SUPPORT[n]], dtype=torch.float64)
+
+
+def rising(sizes: tuple[int, ...], sign: float = 1.0) -> OrdinalMLP:
+    """A critic whose value rises with every factor's choice, or falls with it: all weights are positive but for it."""
+    critic = make("ordinal", sizes)
+    assert isinstance(critic, OrdinalMLP)
+    with torch.no_grad():
+        for parameter in critic.net.parameters():
+            parameter.abs_()
+        critic.net[0].weight[:, F:] *= sign  # type: ignore[index,operator]
+    return critic
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("sizes", [(5,), (2, 2, 2), (2, 1, 5, 3)], ids=str)
+def test_ordinal_is_the_network_on_the_expected_choices(sizes: tuple[int, ...], layer_norm: bool) -> None:
+    critic, f = make("ordinal", sizes, layer_norm=layer_norm), features(6)
+    assert critic.net[0].in_features == F + len(sizes)  # type: ignore[index,union-attr]
+    for actions in (policy(sizes, 6).sample(), policy(sizes, 6).probs):
+        products = (actions * support_of(sizes)).split(list(sizes), -1)
+        expected = torch.stack([block.sum(-1) for block in products], -1)
+        torch.testing.assert_close(critic(f, actions), critic.net(torch.cat([f, expected], -1))[:, 0])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (2, 1, 5, 3)], ids=str)
+def test_ordinal_is_an_mlp_whose_weights_for_a_factor_lie_on_a_line(sizes: tuple[int, ...]) -> None:
+    critic, plain = make("ordinal", sizes), make("mlp", sizes, seed=5)
+    weights = critic.state_dict()
+    of_features, of_factors = weights["net.0.weight"].split([F, len(sizes)], 1)
+    of_choices = of_factors.repeat_interleave(torch.tensor(sizes), 1) * support_of(sizes)
+    plain.load_state_dict(weights | {"net.0.weight": torch.cat([of_features, of_choices], 1)})
+    for actions in (policy(sizes, 6).sample(), policy(sizes, 6).probs):
+        torch.testing.assert_close(critic(features(6), actions), plain(features(6), actions))
+
+
+def test_the_value_of_ordinal_depends_on_the_expected_choice_alone() -> None:
+    critic, plain = make("ordinal", (3, 5)), make("mlp", (3, 5))
+    other = [0.1, 0.2, 0.3, 0.4, 0.0]
+    middle, ends = (torch.tensor([*block, *other], dtype=torch.float64) for block in ([0, 1, 0], [0.5, 0, 0.5]))
+    low = torch.tensor([1, 0, 0, *other], dtype=torch.float64)
+    f = features(4)
+    torch.testing.assert_close(critic(f, middle.expand(4, -1)), critic(f, ends.expand(4, -1)))
+    assert not torch.allclose(plain(f, middle.expand(4, -1)), plain(f, ends.expand(4, -1)))
+    assert not torch.allclose(critic(f, middle.expand(4, -1)), critic(f, low.expand(4, -1)))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("sizes", [(5,), (2, 1, 5, 3)], ids=str)
+def test_the_slope_of_ordinal_points_along_the_order(sizes: tuple[int, ...], sign: float) -> None:
+    critic = rising(sizes, sign)
+    points = torch.cat([policy(sizes, 6).sample(), policy(sizes, 6).probs]).requires_grad_()
+    (slope,) = torch.autograd.grad(critic(features(12), points).sum(), points)
+    for n, block in zip(sizes, slope.split(list(sizes), -1), strict=True):
+        steps = sign * block.diff(dim=-1)
+        assert (steps > 0).all()
+        torch.testing.assert_close(steps, steps[:, :1].expand(-1, n - 1))  # a line
+        assert n > 1 or not block.any()
+    # So that a pathwise estimator moves probability up the order, or down it.
+    dist = policy(sizes, 6)
+    leaf = dist.logits.clone().requires_grad_()
+    surrogate = StraightThrough()(FactoredCategorical(leaf, dist.factors), critic.at(features(6)))
+    (gradient,) = torch.autograd.grad(surrogate.sum(), leaf)
+    for n, block in zip(sizes, gradient.split(list(sizes), -1), strict=True):
+        assert n == 1 or bool((sign * block[:, 0] < 0).all() and (sign * block[:, -1] > 0).all())
+
+
+def test_the_support_of_ordinal_is_no_part_of_its_state() -> None:
+    names = set(make("ordinal", (2, 3)).state_dict())
+    assert names == set(make("mlp", (2, 3)).state_dict())
+
+
 # Interpolated-critic learning
 
 
@@ -455,6 +535,7 @@ def test_an_unknown_critic_is_refused(name: object, message: str) -> None:
         ("multilinear", {"rnk": 3}, "critic 'multilinear' has no option 'rnk'; it takes rank, layer_norm$"),
         ("action-linear", {"rank": 3}, "critic 'action-linear' has no option 'rank'; it takes layer_norm$"),
         ("mlp", {"layernorm": True}, "has no option 'layernorm'; it takes interpolated_learning, layer_norm$"),
+        ("ordinal", {"interpolated_learning": True}, "'ordinal' has no option .*; it takes layer_norm$"),
         (
             "interpolated",
             {"interpolated_learning": True},

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from gumbel_rl.actions import ActionFactors
-from gumbel_rl.critics.action_input import InterpolatedMLP, MLPCritic
+from gumbel_rl.critics.action_input import InterpolatedMLP, MLPCritic, OrdinalMLP
 from gumbel_rl.critics.base import Critic, mlp
 from gumbel_rl.critics.multilinear import ActionLinear, Additive, Multilinear, centre
 
@@ -24,6 +24,7 @@ CRITICS: dict[str, type[Critic]] = {
     "multilinear": Multilinear,
     "interpolated": InterpolatedMLP,
     "mlp": MLPCritic,
+    "ordinal": OrdinalMLP,
 }
 """Every critic by its id."""
 
@@ -70,6 +71,7 @@ __all__ = [
     "InterpolatedMLP",
     "MLPCritic",
     "Multilinear",
+    "OrdinalMLP",
     "centre",
     "make_critic",
     "mlp",

@@ -13,7 +13,7 @@ from gumbel_rl.critics.base import Critic
 
 
 class ActionInput(Critic):
-    """Base class of the critics whose network has the action among its inputs: `MLP([features, z])`."""
+    """Base class of the critics whose network has the action, or what is made of it, among its inputs."""
 
     def _inputs(self) -> int:
         return self.factors.width
@@ -111,3 +111,46 @@ class InterpolatedMLP(ActionInput):
             return value + ((actions - vertex) * self._rest(swaps)).sum(-1)
 
         return q
+
+
+class OrdinalMLP(ActionInput):
+    """`Q(s, z) = MLP([features, x])` with `x_d = <z_d, support_d>`, for choices that are ordered: steps, levels, bins.
+
+    `support_d` is evenly spaced from -1 for a factor's first choice to 1 for its last, and 0 for an only choice. The
+    network sees one number for each factor, so that neighbouring choices share what is learnt of them, and between the
+    one-hots it is a smooth function of the expected choice. Its slope at an action says which way along the order the
+    value rises, and how fast just there: of differences to other choices it knows as much as the network is smooth. The
+    integer reparameterisation of Fan and Wang (2021).
+
+    There is no interpolated learning here: between two choices that are not neighbours lie others, at whose numbers the
+    network would be fitted to a value that is not theirs.
+
+    Args:
+        features_dim: `F`.
+        factors: The action's factors.
+        net_arch: Widths of the hidden layers.
+        activation: Between the layers.
+        layer_norm: LayerNorm after each hidden layer, before the activation.
+    """
+
+    multilinear = False
+    support: Tensor
+
+    def __init__(
+        self,
+        features_dim: int,
+        factors: ActionFactors,
+        net_arch: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+        *,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__(features_dim, factors, net_arch, activation, layer_norm=layer_norm)
+        blocks = [torch.linspace(-1.0, 1.0, n) if n > 1 else torch.zeros(1) for n in factors.sizes]
+        self.register_buffer("support", torch.cat(blocks), persistent=False)  # [N]
+
+    def _inputs(self) -> int:
+        return len(self.factors.sizes)
+
+    def _embed(self, actions: Tensor) -> Tensor:
+        return super()._embed(self.factors.pad(actions * self.support, 0.0).sum(-1))

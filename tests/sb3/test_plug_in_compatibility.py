@@ -39,6 +39,7 @@ CRITIC_OPTIONS: list[dict[str, Any]] = [
     {"critic": "multilinear", "critic_kwargs": {"rank": 2}},
     {"critic": "interpolated"},
     {"critic": "mlp"},
+    {"critic": "ordinal"},
     {"critic": "mlp", "critic_kwargs": {"interpolated_learning": True}},
 ]
 
