@@ -254,3 +254,16 @@ def make_temperature(spec: ScheduleLike) -> Schedule:
     if not schedule.lowest > 0:
         raise ValueError(f"a temperature must stay above 0, but {spec!r} reaches {schedule.lowest:g}")
     return schedule
+
+
+def make_target_entropy(spec: ScheduleLike) -> Schedule:
+    """Make a schedule of a target entropy as a share of the maximum, whose values lie between 0 and 1.
+
+    Raises:
+        ValueError: The specification is not understood, or leaves these limits.
+        TypeError: It is of another type.
+    """
+    schedule = make_schedule(spec)
+    if schedule.lowest < 0 or max(schedule.lowest, *schedule.corners) > 1:
+        raise ValueError(f"a target entropy is a share of the maximum, between 0 and 1, got {spec!r}")
+    return schedule

@@ -21,7 +21,7 @@ from gumbel_rl.distributions import FactoredCategorical
 from gumbel_rl.estimators import Estimator, Exact, Objective, TemperatureEstimator, estimator_through
 from gumbel_rl.sb3.observations import mask_in
 from gumbel_rl.sb3.replay import DiscreteReplayBuffer, Transitions
-from gumbel_rl.schedules import ScheduleLike, make_schedule, make_temperature
+from gumbel_rl.schedules import ScheduleLike, make_target_entropy, make_temperature
 
 TWINS = ("min", "mean", "action-min")
 
@@ -173,12 +173,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         first, self._learns_ent_coef = _first_ent_coef(self.ent_coef)
-        self._entropy_schedule = make_schedule(self.target_entropy_ratio)
-        if not 0 <= self._entropy_schedule.lowest <= max(self._entropy_schedule.corners) <= 1:
-            raise ValueError(
-                "target_entropy_ratio is a share of the largest entropy, between 0 and 1, got "
-                f"{self.target_entropy_ratio!r}"
-            )
+        self._entropy_schedule = make_target_entropy(self.target_entropy_ratio)
         super()._setup_model()
         with torch.no_grad():
             self.policy.log_ent_coef.fill_(np.log(first) if first else -np.inf)

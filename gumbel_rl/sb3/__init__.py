@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gumbel_rl.sb3.actor_critic import GumbelActorCriticPolicy
-from gumbel_rl.sb3.callbacks import GradientDiagnosticsCallback, TemperatureCallback
+from gumbel_rl.sb3.callbacks import GradientDiagnosticsCallback, TargetEntropyCallback, TemperatureCallback
 from gumbel_rl.sb3.partial_reset import register_partial_reset
 from gumbel_rl.sb3.replay import DiscreteReplayBuffer
 from gumbel_rl.sb3.sac import GumbelSACPolicy, sac_defaults
@@ -19,6 +19,7 @@ __all__ = [
     "GumbelSACPolicy",
     "GumbelTD3Policy",
     "OneHotActions",
+    "TargetEntropyCallback",
     "TemperatureCallback",
     "VectorEnvAdapter",
     "register_partial_reset",

@@ -1,4 +1,4 @@
-"""Callbacks for the off-policy plug-in policies: the temperature, and how good the gradient is."""
+"""Callbacks for the off-policy plug-in policies: temperature, target entropy, and how good the gradient is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from gumbel_rl.diagnostics import diagnose, logits_gradient, zero_gradient_share
 from gumbel_rl.estimators import Estimator, Exact
 from gumbel_rl.sb3.off_policy import GumbelOffPolicyMixin
-from gumbel_rl.schedules import ScheduleLike, make_temperature
+from gumbel_rl.sb3.sac import GumbelSACPolicy
+from gumbel_rl.schedules import ScheduleLike, make_target_entropy, make_temperature
 
 MAX_VERTICES = 4096
 """Most joint actions to enumerate for an exact gradient."""
@@ -43,6 +44,51 @@ class TemperatureCallback(BaseCallback):
     def _on_step(self) -> bool:
         self.logger.record("train/temperature", float(_plug_in_policy(self).temperature))
         return True
+
+
+class TargetEntropyCallback(BaseCallback):
+    """Anneals the target entropy of SAC with a `GumbelSACPolicy`, and logs it as `train/target_entropy_ratio`.
+
+    Much entropy at first keeps several factors of an action from settling, one by one, on choices that suit each other
+    and are not the best (Xu et al. 2021, https://arxiv.org/abs/2112.02852, anneal it for other reasons).
+
+    Args:
+        ratio: Schedule over environment steps, such as `"linear:0.7:0.05"`, of the target entropy as a share of the
+            maximum; without a length of its own it spans the whole run.
+        verbose: As in Stable-Baselines3.
+
+    Raises:
+        TypeError: The policy is not a `GumbelSACPolicy` (when training starts).
+        ValueError: The schedule is not understood or leaves 0..1, or the entropy coefficient is fixed (when training
+            starts).
+    """
+
+    def __init__(self, ratio: ScheduleLike, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.schedule = make_target_entropy(ratio)
+
+    def _on_training_start(self) -> None:
+        policy = self.model.policy
+        if not isinstance(policy, GumbelSACPolicy):
+            raise TypeError(f"{type(self).__name__} is for SAC with a GumbelSACPolicy, got a {type(policy).__name__}")
+        algorithm: Any = self.model
+        if algorithm.log_ent_coef is None:
+            raise ValueError(
+                f"ent_coef={algorithm.ent_coef} is fixed and follows no target entropy; give ent_coef='auto_0.1'"
+            )
+        self._span = self.schedule.over(algorithm._total_timesteps)
+        self._set()
+
+    def _on_step(self) -> bool:
+        self._set()
+        return True
+
+    def _set(self) -> None:
+        algorithm: Any = self.model
+        ratio = self._span(self.num_timesteps)
+        algorithm.target_entropy = ratio * algorithm.policy.factors.max_entropy
+        algorithm.policy.actor.target_entropy_ratio = ratio
+        self.logger.record("train/target_entropy_ratio", ratio)
 
 
 class GradientDiagnosticsCallback(BaseCallback):
