@@ -113,8 +113,8 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         self.features_extractor = self.make_features_extractor()
         extractor = self.features_extractor if share_features_extractor else self.make_features_extractor()
         features_dim = self.features_extractor.features_dim
-        self.actor = mlp([features_dim, *arch["pi"], self.factors.width], activation_fn)
-        options = {**self.critic_kwargs}
+        self.actor = mlp([features_dim, *arch["pi"], self.factors.width], activation_fn, layer_norm)
+        options = {"layer_norm": layer_norm, **self.critic_kwargs}
         members = [
             make_critic(critic, features_dim, self.factors, arch["qf"], activation_fn, **options)
             for _ in range(n_critics)
