@@ -8,6 +8,7 @@ from typing import Any
 
 from gumbel_rl.estimators.base import Estimator, Objective, PathwiseEstimator, TemperatureEstimator, evaluate
 from gumbel_rl.estimators.exact import Exact
+from gumbel_rl.estimators.local_expectation import LocalExpectation
 from gumbel_rl.estimators.score_function import Rloo, ScoreFunction, score_function_surrogate
 from gumbel_rl.estimators.straight_through import GumbelSoftmax, StraightThrough, StraightThroughGumbelSoftmax
 
@@ -15,6 +16,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "exact": Exact,
     "score-function": ScoreFunction,
     "rloo": Rloo,
+    "local-expectation": LocalExpectation,
     "straight-through": StraightThrough,
     "gumbel-softmax": GumbelSoftmax,
     "st-gumbel-softmax": StraightThroughGumbelSoftmax,
@@ -72,6 +74,7 @@ __all__ = [
     "Estimator",
     "Exact",
     "GumbelSoftmax",
+    "LocalExpectation",
     "Objective",
     "PathwiseEstimator",
     "Rloo",

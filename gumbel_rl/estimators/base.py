@@ -20,7 +20,7 @@ class Estimator(ABC):
 
     `estimator(dist, f)` returns a surrogate `[*batch]`. Its value estimates the expectation; its gradient, which
     autograd takes, estimates the gradient of the expectation with respect to `dist.logits` and to any parameter inside
-    `f`. Samples are averaged: `f` is called once with actions `[S, *batch, N]`.
+    `f`. Samples are averaged. `f` is called with actions `[S', *batch, N]`, mostly once and with `S' = S`.
 
     Attributes:
         unbiased: Whether the gradient's expectation is the exact gradient, whatever `f`.
@@ -57,7 +57,7 @@ class Estimator(ABC):
 
         Args:
             dist: The distribution of `z`, logits `[*batch, N]`.
-            f: The objective, actions `[S, *batch, N]` to values `[S, *batch]`.
+            f: The objective, actions `[S', *batch, N]` to values `[S', *batch]` for any `S'`.
             noise: Standard Gumbel noise `[S, *batch, N]` to use instead of fresh noise, so that several estimators can
                 be compared on common random numbers. Estimators that draw no noise ignore it.
 

@@ -32,6 +32,7 @@ from gumbel_rl import ESTIMATORS, ActionFactors, Estimator, FactoredCategorical,
 from gumbel_rl.estimators import (
     Exact,
     GumbelSoftmax,
+    LocalExpectation,
     Rloo,
     ScoreFunction,
     StraightThrough,
@@ -91,9 +92,12 @@ def assert_equal(ours: Tensor, theirs: Tensor) -> None:
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize(("cls", "samples"), [(ScoreFunction, 1), (ScoreFunction, 2), (Rloo, 2), (Rloo, 3)])
+@pytest.mark.parametrize(
+    ("cls", "samples"),
+    [(ScoreFunction, 1), (ScoreFunction, 2), (Rloo, 2), (Rloo, 3), (LocalExpectation, 1), (LocalExpectation, 2)],
+)
 def test_unbiased_by_enumeration(
-    cls: type[ScoreFunction | Rloo], samples: int, sizes: tuple[int, ...], kind: str
+    cls: type[ScoreFunction | Rloo | LocalExpectation], samples: int, sizes: tuple[int, ...], kind: str
 ) -> None:
     f, logits = OBJECTIVES[kind](sizes), logits_of(sizes)
     probability, value, gradient = enumerated(cls(samples=samples), sizes, f, logits, samples)
@@ -370,7 +374,9 @@ def test_cold_straight_through_gumbel_softmax_approaches_the_exact_gradient(kind
 
 
 @pytest.mark.parametrize(
-    "estimator", [ScoreFunction(), Rloo(samples=2), StraightThrough()], ids=lambda e: type(e).__name__
+    "estimator",
+    [ScoreFunction(), Rloo(samples=2), LocalExpectation(), StraightThrough()],
+    ids=lambda e: type(e).__name__,
 )
 def test_parameters_of_the_objective_get_the_exact_gradient_in_expectation(estimator: Estimator) -> None:
     sizes = (2, 3)
@@ -385,7 +391,7 @@ def test_parameters_of_the_objective_get_the_exact_gradient_in_expectation(estim
     assert_equal(total, torch.autograd.grad(expectation, theta)[0])
 
 
-@pytest.mark.parametrize("name", ["exact", "score-function", "rloo", "straight-through"])
+@pytest.mark.parametrize("name", ["exact", "score-function", "rloo", "local-expectation", "straight-through"])
 def test_parameters_of_a_network_get_the_exact_gradient(name: str) -> None:
     # Logits W x of a linear policy, a multilinear objective: straight-through is unbiased here.
     sizes, repeats = (2, 3), 20_000
