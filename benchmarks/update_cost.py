@@ -5,7 +5,8 @@
 
 Times are CPU seconds in one thread on batches of the coordination task, all sizes in turns; a cost is the median over
 the turns. The slope is that of the logarithm of the cost over the logarithm of `D * K`, by least squares over all
-sizes: below 1, an update grows more slowly than the action. Writes `benchmarks/results/update_cost.json` and prints a table.
+sizes: below 1, an update grows more slowly than the action. Writes
+`benchmarks/results/update_cost.json` and prints a table.
 """
 
 from __future__ import annotations
