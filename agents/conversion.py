@@ -33,7 +33,8 @@ class Range:
 
     def __str__(self) -> str:
         if self.high != float("inf"):
-            return f"between {self.low:,.10g} and {self.high:,.10g}"
+            low, high = f"{self.low:,.10g}", f"{self.high:,.10g}"
+            return f"above {low} and at most {high}" if self.above else f"between {low} and {high}"
         return f"above {self.low:,.10g}" if self.above else f"at least {self.low:,.10g}"
 
 

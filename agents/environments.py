@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,9 @@ import envs
 from agents.config import RunConfig
 from agents.errors import UserError
 from agents.signals import ignored_by_children
+from gumbel_rl.wrappers import MASK_KEY, ActionMaskObservation
+
+Wrapper = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 
 # The smallest image that SB3's convolutions (Mnih et al. 2015) can take; smaller ones are flattened.
 SMALLEST_IMAGE = 36
@@ -131,14 +135,47 @@ def _make(config: RunConfig, n_envs: int, seed: int, env_kwargs: dict[str, Any])
     try:
         with ignored_by_children() if config.engine == "subproc" else nullcontext():
             env = make()
-            if isinstance(env.observation_space, spaces.Tuple):
-                # SB3 knows no Tuple observations.
+            wrappers = _wrappers(config, env, kwargs)
+            if wrappers:
                 env.close()
-                env = make(wrapper=FlattenObservation)
+                env = make(wrapper=partial(_wrapped, wrappers=wrappers))
     except (AssertionError, TypeError, ValueError, gym.error.Error, ImportError) as error:
         binned = "" if config.bins is None else f" with bins {config.bins}"
         raise UserError(f"--env {config.env}{binned}: {error}") from error
     return env
+
+
+def _wrappers(config: RunConfig, env: VecEnv, env_kwargs: dict[str, Any]) -> list[Wrapper]:
+    """What has to be put around each environment, the innermost first."""
+    wrappers: list[Wrapper] = []
+    observation = env.observation_space
+    if isinstance(observation, spaces.Tuple):
+        # SB3 knows no Tuple observations.
+        wrappers.append(FlattenObservation)
+    agent = config.hyperparameters
+    observed = isinstance(observation, spaces.Dict) and MASK_KEY in observation.spaces
+    if agent.masks and agent.supports(env.action_space) and not observed and _has_masks(config.env, env_kwargs):
+        wrappers.append(ActionMaskObservation)
+    return wrappers
+
+
+def _wrapped(env: gym.Env[Any, Any], wrappers: list[Wrapper]) -> gym.Env[Any, Any]:
+    for wrapper in wrappers:
+        env = wrapper(env)
+    return env
+
+
+def _has_masks(env_id: str, env_kwargs: dict[str, Any]) -> bool:
+    """Whether the environment tells which actions are allowed: by `action_masks()`, or else in its infos."""
+    env = envs.make_env(env_id, **env_kwargs)
+    try:
+        if env.has_wrapper_attr("action_masks"):
+            # One that has the method even where it forbids nothing can say so, as ours do.
+            return not env.has_wrapper_attr("masked") or env.get_wrapper_attr("masked") is not False
+        _, info = env.reset()
+        return MASK_KEY in info
+    finally:
+        env.close()
 
 
 def _transposed(env: VecEnv) -> VecEnv:

@@ -25,6 +25,8 @@ class Hyperparameters:
     agent: ClassVar[str]
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary")
     proviso: ClassVar[str] = ""
+    masks: ClassVar[bool] = False
+    """Whether the policy respects a mask of allowed actions among the observations."""
 
     net_arch: list[int] | dict[str, list[int]] | None = None
     """Widths of the hidden layers, `[64, 64]`, or `{pi: [64], vf: [64]}` apart; null for the policy's own."""

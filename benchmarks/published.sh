@@ -22,3 +22,8 @@ compare --envs LunarLander-v3 --timesteps 500000 --seeds 5 "${on_policy[@]}" "$@
 compare --envs CartPole-v1 Acrobot-v1 --agents dqn qrdqn --seeds 20 "$@"
 compare --envs MountainCar-v0 --agents dqn qrdqn --seeds 10 "$@"
 compare --envs LunarLander-v3 --agents dqn qrdqn --seeds 5 "$@"
+
+# As many steps as configured; nothing of it is tuned yet.
+compare --envs CartPole-v1 --agents gumbel-sac --seeds 20 "$@"
+compare --envs Acrobot-v1 MountainCar-v0 --agents gumbel-sac --seeds 10 "$@"
+compare --envs LunarLander-v3 --agents gumbel-sac --seeds 5 "$@"

@@ -61,6 +61,17 @@ SPACES: Mapping[str, Space] = {
         "n_epochs": Dimension((2, 3, 4, 8)),
         "kl_coef": Dimension((1.0, 2.0, 3.0, 5.0)),
     },
+    "gumbel-sac": {
+        **_COMMON,
+        "learning_rate": Dimension((3e-4, 1e-3, 2e-3, 5e-3)),
+        "net_arch": _NET_ARCH,
+        "batch_size": _BATCH_SIZE,
+        "train_freq": Dimension((4, 8, 16, 32)),
+        "updates_per_step": Dimension((0.25, 0.5, 1.0, 2.0)),
+        "tau": Dimension((0.005, 0.01, 0.02, 0.05)),
+        "n_steps": Dimension((1, 2, 3, 5)),
+        "target_entropy_ratio": Dimension((0.02, 0.05, 0.15, 0.3)),
+    },
     "reinforce": {  # whose batch is an episode of each environment
         **_ON_POLICY,
         "net_arch": _NET_ARCH,

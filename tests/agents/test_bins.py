@@ -33,7 +33,13 @@ from agents.run_directory import RunDirectory
 BOX = "tiny/ActBox-v0"
 ALWAYS = [[0.0], [-1.0, 0.5, 1.0]]
 FEW = {"timesteps": 48, "n_envs": 2, "eval_every": 24, "periodic_episodes": 2, "eval_episodes": 4, "net_arch": [8]}
-ADDED = {"gumbel-ac": {"n_steps": 6}, "reinforce": {}, "ppo": {"n_steps": 6, "batch_size": 6}, "a2c": {}}
+ADDED = {
+    "gumbel-ac": {"n_steps": 6},
+    "gumbel-sac": {"learning_starts": 8, "buffer_size": 100, "batch_size": 8},
+    "reinforce": {},
+    "ppo": {"n_steps": 6, "batch_size": 6},
+    "a2c": {},
+}
 QUICK = ("--timesteps", 300, "--n-envs", 4, "--eval-every", 150, "--eval-episodes", 4, "--no-progress")
 REAL = ["Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3", "BipedalWalker-v3"]
 MUJOCO = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5"]

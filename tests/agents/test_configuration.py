@@ -8,13 +8,14 @@ from dataclasses import fields
 import gymnasium as gym
 import pytest
 import yaml
+from torch import nn
 
 from agents.config import CONFIGS, RunConfig, parse_assignments, read_mapping, resolve
 from agents.errors import UserError
 from agents.lineup import LINEUP, default
 from gumbel_rl.algorithms.base import ProgressSchedule
 
-OWN = ("gumbel-ac", "reinforce")
+OWN = ("gumbel-ac", "gumbel-sac", "reinforce")
 PEERS = ("ppo", "a2c", "dqn", "qrdqn")
 
 
@@ -94,14 +95,44 @@ def test_defaults_are_the_algorithms(agent):
     cls = LINEUP[agent]
     signature = inspect.signature(cls.algorithm()).parameters
     arguments = cls().arguments(timesteps=1000)
-    for key, value in arguments.items():
-        expected = signature[key].default
+    policy_kwargs = arguments.pop("policy_kwargs")
+    policy = inspect.signature(cls.algorithm().policy_aliases["MlpPolicy"]).parameters
+    pairs = [(key, value, signature[key].default) for key, value in arguments.items()]
+    for key, value, expected in [*pairs, *((key, value, policy[key].default) for key, value in policy_kwargs.items())]:
         if isinstance(value, ProgressSchedule):
             value = value(1.0)
         assert value == (expected if expected is not None or value is None else {}), key
     if agent in OWN:
         harness = {"policy", "env", "verbose", "seed", "device", "tensorboard_log", "_init_setup_model"}
-        assert set(signature) - harness == set(arguments)
+        assert set(signature) - harness == {*arguments, "policy_kwargs"}
+
+
+def test_networks_of_gumbel_sac_are_keys_of_its_own():
+    keys = {"critic": "additive", "n_critics": 3, "layer_norm": True, "critic_kwargs": {}, "net_arch": [8, 6]}
+    own = LINEUP["gumbel-sac"](**keys, activation="tanh").arguments(timesteps=1)
+    assert own["policy_kwargs"] == {**keys, "activation_fn": nn.Tanh}
+    assert not set(keys) & set(own)
+    # What is given to the policy itself is nearer to it.
+    given = LINEUP["gumbel-sac"](n_critics=3, policy_kwargs={"n_critics": 1}).arguments(timesteps=1)
+    assert given["policy_kwargs"]["n_critics"] == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"gradient_steps": -2}, "gradient_steps must be at least -1, got -2"),
+        ({"tau": 0}, "tau must be above 0 and at most 1, got 0"),
+        ({"train_freq": [1, "episode"]}, "train_freq must be a whole number, got [1, 'episode']"),
+        ({"ent_coef": None}, "ent_coef must be a number or text, got None"),
+        ({"twins": "max"}, "twins must be one of min, mean, action-min, got 'max'"),
+        ({"q_clip": 0}, "q_clip must be above 0, got 0"),
+        ({"target_entropy_ratio": [1]}, "target_entropy_ratio must be a number or a schedule such as"),
+    ],
+)
+def test_refuses_a_value_of_gumbel_sac(keys, message):
+    with pytest.raises(UserError) as caught:
+        resolve({"agent": "gumbel-sac", **keys})
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +144,7 @@ def test_defaults_are_the_algorithms(agent):
         ({"env": None}, "file.yaml: env must be text, got None"),
         (
             {"agent": "pop"},
-            "unknown agent 'pop' (did you mean 'ppo'?); known are gumbel-ac, reinforce, ppo, a2c, dqn, qrdqn",
+            f"unknown agent 'pop' (did you mean 'ppo'?); known are {', '.join(LINEUP)}",
         ),
         ("- 1\n- 2\n", "file.yaml must hold a mapping of keys to values, not list"),
         ("", "file.yaml must hold a mapping of keys to values, not NoneType"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
-from agents.conversion import Count, Natural, Positive, ScheduleSpec, Share, convert
+from agents.conversion import Count, Natural, Positive, Range, ScheduleSpec, Share, convert
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,7 @@ def test_converts(value, hint, expected):
         (0, Count, "must be at least 1, got 0"),
         (0.0, Positive, "must be above 0, got 0.0"),
         (1.5, Share, "must be between 0 and 1, got 1.5"),
+        (0, Annotated[float, Range(0, 1, above=True)], "must be above 0 and at most 1, got 0"),
         ([1.5], list[int], "must be a whole number, got 1.5"),
         ("x", dict[str, int], "must be a mapping, got 'x'"),
         ([1], ScheduleSpec, "must be a number or a schedule such as exponential:1.0:0.3, got [1]"),

@@ -31,7 +31,8 @@ from agents.signals import Signals
 from gumbel_rl import make_schedule
 
 # Many small updates.
-DQN = {"learning_starts": 50, "train_freq": 4, "gradient_steps": 1}
+FEW = {"learning_starts": 50, "train_freq": 4, "gradient_steps": 1}
+OFF_POLICY = {"dqn": FEW, "gumbel-sac": {**FEW, "buffer_size": 1000, "batch_size": 16, "n_steps": 3}}
 
 
 def rows(run):
@@ -109,9 +110,9 @@ def test_no_periodic_evaluation(tmp_path):
     assert len(list(run.checkpoints.iterdir())) == 1  # of the end, from which an interrupted final evaluation resumes
 
 
-@pytest.mark.parametrize("agent", ["gumbel-ac", "reinforce", "dqn"])
+@pytest.mark.parametrize("agent", ["gumbel-ac", "gumbel-sac", "reinforce", "dqn"])
 def test_the_same_seed_gives_the_same_run(agent, tmp_path):
-    keys = {"normalize": True, "agent": agent} | (DQN if agent == "dqn" else {})
+    keys = {"normalize": True, "agent": agent, **OFF_POLICY.get(agent, {})}
     first = short_run(tmp_path / "first", **keys)
     # Its own configuration repeats a run exactly; how often it is evaluated changes nothing.
     again = train(resolve({"eval_every": 100}, first.config), tmp_path / "again")
@@ -190,10 +191,11 @@ def test_a_resumed_run_can_be_interrupted_and_resumed(tmp_path, monkeypatch):
     assert result(run)["train_seconds"] > spent > 0
 
 
-def test_the_replay_buffer_is_resumed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("agent", OFF_POLICY)
+def test_the_replay_buffer_is_resumed(agent, tmp_path, monkeypatch):
     run = RunDirectory(tmp_path / "run")
     with signal_at(300, monkeypatch), pytest.raises(Interrupted):
-        short_run(run.path, agent="dqn", **DQN)
+        short_run(run.path, agent=agent, **OFF_POLICY[agent])
     stored = []
     learn = agents.run._learn
 

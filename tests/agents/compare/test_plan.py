@@ -64,6 +64,8 @@ def test_estimators_multiply_the_agents_that_have_a_choice():
         "ppo",
     ]
     assert [cell.config.estimator for cell in plan.cells] == ["exact", "rloo", "score-function", None]
+    (cell,) = make_plan(CARTPOLE, ["gumbel-sac"], 1, estimators=["exact"]).cells
+    assert (cell.label, cell.config.estimator) == ("gumbel-sac:estimator=exact", "exact")
 
 
 @pytest.mark.parametrize(
