@@ -31,7 +31,7 @@ class Options:
     env: Annotated[str | None, option(str, "ID"), hint("(default: CartPole-v1)")] = None
     """Environment: an id of Gymnasium's registry, or module:Id-v0 for one that your module registers."""
     agent: Annotated[str | None, option(str, "ID"), hint("(default: gumbel-ac)")] = None
-    """Agent: gumbel-ac, gumbel-sac, reinforce, ppo, a2c, dqn or qrdqn."""
+    """Agent: gumbel-ac, gumbel-sac, reinforce, ppo, a2c, dqn, qrdqn or maskable-ppo."""
     estimator: Annotated[str | None, option(str, "ID"), CONFIGURED] = None
     """Gradient estimator of the agent."""
     timesteps: Annotated[int | None, option(Count, "N"), CONFIGURED] = None

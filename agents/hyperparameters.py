@@ -48,7 +48,7 @@ class Hyperparameters:
         Raises:
             UserError: The action space is not supported, or the algorithm refuses a value.
         """
-        objection = self.objection(env.action_space)
+        objection = self.objection(env)
         if objection is not None:
             raise UserError(objection)
         # Stable-Baselines3 states some of its requirements by assertions.
@@ -64,19 +64,20 @@ class Hyperparameters:
         """Whether the algorithm can act in this action space."""
         return type(space).__name__ in self.action_spaces
 
-    def objection(self, space: spaces.Space[Any], env: str | None = None) -> str | None:
-        """Why the algorithm cannot act in this action space, and what would help, or None if it can.
+    def objection(self, env: VecEnv, name: str | None = None) -> str | None:
+        """Why the algorithm cannot act in these environments, and what would help, or None if it can.
 
         Args:
-            space: The action space.
-            env: The environment's id, if it is to be named.
+            env: The environments.
+            name: Their id, if it is to be named.
         """
+        space = env.action_space
         if self.supports(space):
             return None
         # They make it MultiDiscrete.
         binnable = type(space).__name__ == "Box" and "MultiDiscrete" in self.action_spaces
         return (
-            f"{self.agent} does not support the action space {space}{f' of {env}' if env else ''}; supported are "
+            f"{self.agent} does not support the action space {space}{f' of {name}' if name else ''}; supported are "
             f"{', '.join(self.action_spaces)}{self.proviso}"
             f"{'; --bins 5 lets each dimension choose from 5 values' if binnable else ''}"
         )

@@ -12,11 +12,11 @@ from agents.errors import UserError, did_you_mean
 from agents.gumbel_ac import GumbelAC
 from agents.gumbel_sac import GumbelSAC
 from agents.hyperparameters import Hyperparameters
-from agents.peers import A2C, DQN, PPO, QRDQN
+from agents.peers import A2C, DQN, PPO, QRDQN, MaskablePPO
 from agents.reinforce import Reinforce
 
 LINEUP: dict[str, type[Hyperparameters]] = {
-    cls.agent: cls for cls in (GumbelAC, GumbelSAC, Reinforce, PPO, A2C, DQN, QRDQN)
+    cls.agent: cls for cls in (GumbelAC, GumbelSAC, Reinforce, PPO, A2C, DQN, QRDQN, MaskablePPO)
 }
 """The hyperparameters' class of every agent, by its id."""
 

@@ -1,4 +1,4 @@
-"""The peers: Stable-Baselines3's own PPO, A2C and DQN, and sb3-contrib's QR-DQN.
+"""The peers: Stable-Baselines3's own PPO, A2C and DQN, and sb3-contrib's QR-DQN and PPO with action masks.
 
 The defaults of the classes are those of these libraries; `configs/` has the tuned settings of the rl-zoo.
 """
@@ -14,9 +14,11 @@ from agents.hyperparameters import Hyperparameters
 if TYPE_CHECKING:
     from gymnasium import spaces
     from sb3_contrib import QRDQN as QRDQNAlgorithm
+    from sb3_contrib import MaskablePPO as MaskablePPOAlgorithm
     from stable_baselines3 import A2C as A2CAlgorithm
     from stable_baselines3 import DQN as DQNAlgorithm
-    from stable_baselines3 import PPO as PPOAlgorithm
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+    from stable_baselines3.common.vec_env import VecEnv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +77,32 @@ class PPO(Peer):
     """Ends an update early when the policy has moved this far; null for never."""
 
     @classmethod
-    def algorithm(cls) -> type[PPOAlgorithm]:
+    def algorithm(cls) -> type[OnPolicyAlgorithm]:
         from stable_baselines3 import PPO as PPOAlgorithm
 
         return PPOAlgorithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskablePPO(PPO):
+    """sb3-contrib's PPO with action masks, for environments with a method `action_masks()`."""
+
+    agent: ClassVar[str] = "maskable-ppo"
+    action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary")
+
+    @classmethod
+    def algorithm(cls) -> type[MaskablePPOAlgorithm]:
+        from sb3_contrib import MaskablePPO as MaskablePPOAlgorithm
+
+        return MaskablePPOAlgorithm
+
+    def objection(self, env: VecEnv, name: str | None = None) -> str | None:
+        from sb3_contrib.common.maskable.utils import is_masking_supported
+
+        other = super().objection(env, name)
+        if other is not None or is_masking_supported(env):
+            return other
+        return f"{self.agent} needs masks, and {name or 'the environment'} has no method action_masks(): take ppo"
 
 
 @dataclass(frozen=True, kw_only=True)

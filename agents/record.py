@@ -22,7 +22,7 @@ from agents.evaluate import Which
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.type_aliases import PolicyPredictor
     from stable_baselines3.common.vec_env import VecEnv
 
     from agents.run_directory import RunDirectory
@@ -73,7 +73,7 @@ def record(
 
     from agents.environments import render_modes
     from agents.saving import open_run
-    from agents.scoring import seed_everything
+    from agents.scoring import player, seed_everything
     from agents.seeds import Purpose, episode_seed
 
     # Frames are drawn in memory; without a desktop, SDL complains about the lack of one.
@@ -88,13 +88,13 @@ def record(
     seed_everything(model, seed)
     try:
         fps: Any = env.metadata.get("render_fps") or FRAMES_A_SECOND
-        write_video(out, fps, frames(model, env, episodes, deterministic=not stochastic))
+        write_video(out, fps, frames(player(model, env), env, episodes, deterministic=not stochastic))
     finally:
         env.close()
     return out
 
 
-def frames(model: BaseAlgorithm, env: VecEnv, episodes: int, *, deterministic: bool) -> Iterator[NDArray[np.uint8]]:
+def frames(model: PolicyPredictor, env: VecEnv, episodes: int, *, deterministic: bool) -> Iterator[NDArray[np.uint8]]:
     """Images `[height, width, 3]` of episodes played in a single environment, which renders arrays."""
     observation: Any = env.reset()
     while episodes:

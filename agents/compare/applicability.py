@@ -57,7 +57,7 @@ def _check(cell: Cell) -> str | None:
     # What is learnt in processes is built without them.
     env = make_training_env(replace(config, engine="dummy" if config.engine == "subproc" else config.engine), seed=0)
     try:
-        objection = config.hyperparameters.objection(env.action_space, config.env)
+        objection = config.hyperparameters.objection(env, config.env)
         if objection is not None:
             return objection
         policy = policy_for(env.observation_space)

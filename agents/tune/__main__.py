@@ -37,7 +37,7 @@ class Options:
     env: Annotated[str, option(str, "ID")]
     """Environment: an id of Gymnasium's registry, or module:Id-v0 for one that your module registers."""
     agent: Annotated[str, option(str, "ID")]
-    """Agent: gumbel-ac, gumbel-sac, reinforce, ppo, a2c, dqn or qrdqn."""
+    """Agent: gumbel-ac, gumbel-sac, reinforce, ppo, a2c, dqn, qrdqn or maskable-ppo."""
     trials: Annotated[int, option(Count, "N")] = 40
     """Trials of the study in all, those before an interruption and on other machines included."""
     timesteps: Annotated[int | None, option(Count, "N"), hint("(default: as configured)")] = None

@@ -52,6 +52,15 @@ _OFF_POLICY: Space = {
 }
 _GAE_LAMBDA = Dimension((0.8, 0.9, 0.95, 0.98))
 
+_PPO: Space = {
+    **_ON_POLICY,
+    "n_steps": Dimension((16, 64, 256, 1024)),
+    "batch_size": _BATCH_SIZE,
+    "gae_lambda": _GAE_LAMBDA,
+    "n_epochs": Dimension((4, 8, 12, 20)),
+    "clip_range": Dimension((0.1, 0.2, 0.3, 0.4)),
+}
+
 SPACES: Mapping[str, Space] = {
     "gumbel-ac": {
         **_ON_POLICY,
@@ -80,14 +89,8 @@ SPACES: Mapping[str, Space] = {
         "value_batch_size": Dimension((128, 256, 512, 1024)),
         "max_grad_norm": Dimension((0.3, 0.5, 1.0, 2.0)),
     },
-    "ppo": {
-        **_ON_POLICY,
-        "n_steps": Dimension((16, 64, 256, 1024)),
-        "batch_size": _BATCH_SIZE,
-        "gae_lambda": _GAE_LAMBDA,
-        "n_epochs": Dimension((4, 8, 12, 20)),
-        "clip_range": Dimension((0.1, 0.2, 0.3, 0.4)),
-    },
+    "ppo": _PPO,
+    "maskable-ppo": _PPO,
     "a2c": {
         **_ON_POLICY,
         "net_arch": _NET_ARCH,

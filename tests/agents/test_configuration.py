@@ -16,7 +16,7 @@ from agents.lineup import LINEUP, default
 from gumbel_rl.algorithms.base import ProgressSchedule
 
 OWN = ("gumbel-ac", "gumbel-sac", "reinforce")
-PEERS = ("ppo", "a2c", "dqn", "qrdqn")
+PEERS = ("ppo", "a2c", "dqn", "qrdqn", "maskable-ppo")
 
 
 def write(path, content):

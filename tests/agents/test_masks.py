@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import gymnasium as gym
@@ -12,16 +13,19 @@ from conftest import short_run
 from gymnasium import spaces
 
 import agents.record
+from agents.compare.applicability import sift
+from agents.compare.plan import make_plan
 from agents.config import resolve
 from agents.environments import make_evaluation_env, make_training_env, policy_for
 from agents.errors import UserError
 from agents.evaluate import evaluate
 from agents.run import resume
-from envs.coordination import CoordinationEnv
+from envs.coordination import Coordination
 
 COORDINATION = "gumbel_rl/Coordination-v0"
 MASKED = {"env": COORDINATION, "env_kwargs": {"masked": True}}
 SAC = {"agent": "gumbel-sac", "learning_starts": 20, "buffer_size": 500, "train_freq": 2, "batch_size": 8}
+PPO = {"agent": "maskable-ppo", "n_steps": 10, "batch_size": 10}
 FEW = {"timesteps": 80, "n_envs": 2, "eval_every": 40, "periodic_episodes": 2, "eval_episodes": 2}
 
 
@@ -94,6 +98,11 @@ def result(run):
     return json.loads(run.result.read_text())
 
 
+def name(value):
+    """Of a parameter."""
+    return value["agent"] if isinstance(value, dict) else value
+
+
 def interrupt(run):
     """Make a finished run one that was interrupted after its first checkpoint."""
     for name in ("result.json", "model.zip"):
@@ -103,9 +112,11 @@ def interrupt(run):
 
 
 @pytest.mark.parametrize("keys", [{}, {"normalize": True}], ids=str)
-@pytest.mark.parametrize("how", STRICT)
-def test_nothing_forbidden_is_ever_done(how, keys, tmp_path):
-    run = short_run(tmp_path / "run", env=STRICT[how], **SAC, **FEW, **keys)
+@pytest.mark.parametrize(
+    ("agent", "how"), [*((SAC, how) for how in STRICT), (PPO, "ByMethod"), (PPO, "InATuple")], ids=name
+)
+def test_nothing_forbidden_is_ever_done(agent, how, keys, tmp_path):
+    run = short_run(tmp_path / "run", env=STRICT[how], **agent, **FEW, **keys)
     assert result(run)["eval_return_mean"] == 5.0
     assert {score.mean for score in evaluate(run, episodes=3).values()} == {5.0}
     assert agents.record.record(run, tmp_path / "a.gif", stochastic=True).stat().st_size
@@ -143,26 +154,39 @@ def test_only_those_who_understand_masks_observe_them():
             env.close()
 
 
-def test_masked_coordination(tmp_path):
+@pytest.mark.parametrize("engine", ["auto", "dummy"])
+@pytest.mark.parametrize("agent", [SAC, PPO], ids=name)
+def test_masked_coordination(agent, engine, tmp_path, monkeypatch):
     invalid = []
-    step = CoordinationEnv.step
+    step = Coordination._step
 
-    def spy(self, action):
-        returned = step(self, action)
+    def spy(self, *given):
+        returned = step(self, *given)
         invalid.append(returned[-1]["invalid_actions"])
         return returned
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CoordinationEnv, "step", spy)
-        run = short_run(tmp_path / "run", **MASKED, **SAC, **FEW)
-        evaluate(run, episodes=2)
-    assert len(invalid) > FEW["timesteps"] + 40
-    assert not any(invalid)
+    monkeypatch.setattr(Coordination, "_step", spy)
+    # Four environments: enough for the vector engine.
+    run = short_run(tmp_path / "run", **MASKED, **agent, **{**FEW, "n_envs": 4, "eval_episodes": 4}, engine=engine)
+    evaluate(run, episodes=4)
+    counts = np.concatenate(invalid)
+    assert len(counts) > FEW["timesteps"] + 80
+    assert not counts.any()
 
 
 def test_masks_need_an_engine_with_wrappers(tmp_path):
     with pytest.raises(UserError, match="a vector entry point takes no wrapper; use engine 'dummy'"):
         short_run(tmp_path / "run", **MASKED, **SAC, **FEW, engine="vector")
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", STRICT["ByInfo"], STRICT["ByObservation"]])
+def test_maskable_ppo_needs_the_method(env, tmp_path):
+    reason = r"maskable-ppo needs masks, and {} has no method action_masks\(\): take ppo"
+    with pytest.raises(UserError, match=reason.format("the environment")):
+        short_run(tmp_path / "run", env=env, **PPO, **FEW)
+    assert not (tmp_path / "run").exists()
+    (entry,) = sift(make_plan([env], ["maskable-ppo", "ppo"], 1)).not_applicable
+    assert re.fullmatch(reason.format(env), entry["reason"])
 
 
 def test_gymnasiums_taxi_is_masked():

@@ -23,7 +23,7 @@ ADDED = {
     "a2c": {},
     "dqn": {},
     "qrdqn": {},
-}
+}  # and `maskable-ppo`, for which test_masks.py has environments
 
 
 @pytest.mark.parametrize("agent", OURS)

@@ -98,11 +98,12 @@ def test_every_choice_is_a_valid_configuration(agent):
 def test_algorithms_accept_the_corners(agent):
     for level in range(CHOICES):
         keys = to_keys({name: entry.choices[level] for name, entry in find_space(agent).items()}, n_envs=1)
-        config = resolve(
-            {"agent": agent, "env": "CartPole-v1", "buffer_size": 500, **keys}
-            if "dqn" in agent
-            else {"agent": agent, "env": "CartPole-v1", **keys}
-        )
+        base = {"agent": agent, "env": "CartPole-v1"}
+        if "dqn" in agent:
+            base["buffer_size"] = 500
+        if agent == "maskable-ppo":
+            base["env"] = "gumbel_rl/Coordination-v0"
+        config = resolve({**base, **keys})
         env = make_training_env(config, 0)
         config.hyperparameters.build("MlpPolicy", env, timesteps=1000, seed=0, device="cpu")
         env.close()
