@@ -130,8 +130,9 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         require_at_least_one(batch_size=batch_size, n_steps=n_steps, actor_delay=actor_delay)
         if twins not in TWINS:
             raise ValueError(f"unknown twins {twins!r}; known are {', '.join(TWINS)}")
-        if q_clip is not None and not q_clip > 0:
-            raise ValueError(f"q_clip must be positive or None, got {q_clip}")
+        for name, limit in {"q_clip": q_clip, "max_grad_norm": max_grad_norm}.items():
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name} must be positive or None, got {limit}")
         if not 0 < tau <= 1:
             raise ValueError(f"tau must be above 0 and at most 1, got {tau}")
         self.estimator = estimator
@@ -189,6 +190,8 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
                 include_newest=self.include_newest,
             )
         self._convert_train_freq()
+        train_freq: Any = self.train_freq  # as converted
+        require_at_least_one(train_freq=train_freq.frequency)
         self._make_estimator()
 
     def _make_estimator(self) -> None:
@@ -207,6 +210,13 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
                     "exact with multilinear=True evaluates the critics at the probabilities, which is not the "
                     f"expectation under the critic {self.policy.critic!r} with twins={self.twins!r}: leave the option "
                     "out"
+                )
+            if not self._estimator.multilinear and factors.joint_size > self._estimator.max_vertices:
+                raise ValueError(
+                    f"the exact expectation under the critic {self.policy.critic!r} with twins={self.twins!r} would "
+                    f"enumerate {factors.joint_size} joint actions, more than {self._estimator.max_vertices}; choose "
+                    "critics that are linear in each factor and twins other than 'action-min', or an estimator that "
+                    "samples"
                 )
             self._exact = self._estimator
 
@@ -387,7 +397,7 @@ def _first_ent_coef(ent_coef: float | str) -> tuple[float, bool]:
     learnt = given.startswith("auto")
     number = given.removeprefix("auto").removeprefix("_") if learnt else given
     try:
-        first = float(number) if number else 1.0
+        first = 1.0 if learnt and not number else float(number)
     except ValueError:
         first = -1.0
     if not 0 <= first < np.inf or (learnt and first == 0):
