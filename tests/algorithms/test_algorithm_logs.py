@@ -12,14 +12,27 @@ from stable_baselines3.common.monitor import Monitor
 from torch.nn.utils import parameters_to_vector
 
 from envs import make_vec_env
-from gumbel_rl import ESTIMATORS, GumbelActorCritic, Reinforce
+from gumbel_rl import ESTIMATORS, GumbelActorCritic, GumbelSAC, Reinforce
 
 PLAIN = {"train/learning_rate", "train/temperature", "train/entropy", "train/entropy_ratio", "train/actor_loss"}
-PLAIN |= {"train/critic_loss", "train/grad_norm", "train/zero_grad_frac", "train/n_updates", "train/explained_variance"}
+PLAIN |= {"train/critic_loss", "train/grad_norm", "train/zero_grad_frac", "train/n_updates"}
 PLAIN |= {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps", "time/total_timesteps", "dist/action_probs"}
+QUALITY = {"grad/bias", "grad/variance", "grad/cosine"}
 TAGS = {
-    GumbelActorCritic: PLAIN | {"train/value_loss", "train/kl", "grad/bias", "grad/variance", "grad/cosine"},
-    Reinforce: PLAIN,
+    GumbelActorCritic: PLAIN | QUALITY | {"train/explained_variance", "train/value_loss", "train/kl"},
+    Reinforce: PLAIN | {"train/explained_variance"},
+    GumbelSAC: PLAIN | QUALITY | {"train/ent_coef", "train/target_entropy_ratio", "train/value", "time/episodes"},
+}
+OPTIONS = {
+    GumbelActorCritic: {"n_steps": 8, "diagnostics_interval": 1},
+    Reinforce: {},
+    GumbelSAC: {
+        "learning_starts": 8,
+        "batch_size": 16,
+        "train_freq": 2,
+        "gradient_steps": 1,
+        "diagnostics_interval": 1,
+    },
 }
 FOUR = {"sizes": (4,)}
 
@@ -29,9 +42,7 @@ def logged(
 ) -> tuple[Memory, object]:
     """What a run on the bandit logs; `prepare` changes the policy first."""
     env = make_vec_env("gumbel_rl/FactoredBandit-v0", n_envs, env_kwargs=task or {})
-    if cls is GumbelActorCritic:
-        options = {"n_steps": 8, "diagnostics_interval": 1} | options
-    model = cls("MlpPolicy", env, seed=0, **options)
+    model = cls("MlpPolicy", env, seed=0, **OPTIONS[cls] | options)
     if prepare is not None:
         prepare(model.policy)
     memory = Memory.of(model)
@@ -67,8 +78,7 @@ def test_every_tag_is_there_short_and_finite(cls):
 @pytest.mark.parametrize("cls", TAGS)
 def test_stdout_takes_every_tag(cls, capsys):
     env = make_vec_env("gumbel_rl/FactoredBandit-v0", 2)
-    options = {"n_steps": 4, "diagnostics_interval": 1} if cls is GumbelActorCritic else {}
-    cls("MlpPolicy", env, verbose=1, seed=0, **options).learn(32)
+    cls("MlpPolicy", env, verbose=1, seed=0, **OPTIONS[cls]).learn(64)
     printed = capsys.readouterr().out
     assert "entropy_ratio" in printed
     assert "action_probs" not in printed
@@ -102,10 +112,11 @@ def test_gradient_norm_is_that_of_the_step(cls):
     policy = {"optimizer_class": torch.optim.SGD}
     options = {"learning_rate": 1.0, "max_grad_norm": math.inf, "policy_kwargs": policy}
     options |= {"n_epochs": 1} if cls is GumbelActorCritic else {}
+    steps = {GumbelActorCritic: 32, Reinforce: 4, GumbelSAC: 16}  # for one update
     starts = []
     memory, model = logged(
         cls,
-        32 if cls is GumbelActorCritic else 4,
+        steps[cls],
         prepare=lambda policy: starts.append(parameters_to_vector(policy.actor_parameters).detach()),
         **options,
     )
@@ -175,8 +186,7 @@ def test_tensorboard(cls, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     env = make_vec_env("gumbel_rl/FactoredBandit-v0", 2)
-    options = {"n_steps": 4} if cls is GumbelActorCritic else {}
-    cls("MlpPolicy", env, tensorboard_log=str(tmp_path), **options).learn(32)
+    cls("MlpPolicy", env, tensorboard_log=str(tmp_path), **OPTIONS[cls]).learn(64)
     (run,) = tmp_path.iterdir()
     assert run.name == f"{cls.__name__}_1"
     events = EventAccumulator(str(run))
@@ -185,9 +195,9 @@ def test_tensorboard(cls, tmp_path):
     assert {"train/entropy", "train/temperature", "rollout/ep_rew_mean"} <= set(events.Tags()["scalars"])
 
 
-def test_measuring_the_gradient_does_not_change_training() -> None:
+@pytest.mark.parametrize("cls", [GumbelActorCritic, GumbelSAC])
+def test_measuring_the_gradient_does_not_change_training(cls):
     measured, unmeasured = (
-        parameters_to_vector(logged(GumbelActorCritic, diagnostics_interval=interval)[1].policy.parameters())
-        for interval in (1, 0)
+        parameters_to_vector(logged(cls, diagnostics_interval=interval)[1].policy.parameters()) for interval in (1, 0)
     )
     assert torch.equal(measured, unmeasured)

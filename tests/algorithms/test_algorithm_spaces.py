@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from scripted import Scripted, Spaces, vectorised
 
-from gumbel_rl import ESTIMATORS, GumbelActorCritic, Reinforce, make_estimator
+from gumbel_rl import ESTIMATORS, GumbelActorCritic, GumbelSAC, Reinforce, make_estimator
 from gumbel_rl.algorithms.reinforce import BASELINES
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -41,6 +41,7 @@ ACTIONS = {
 ALGORITHMS = {
     GumbelActorCritic: {"n_steps": 4, "n_epochs": 1, "diagnostics_interval": 1},
     Reinforce: {"value_epochs": 1},
+    GumbelSAC: {"learning_starts": 4, "batch_size": 4, "train_freq": 4, "gradient_steps": 1, "diagnostics_interval": 1},
 }
 
 
@@ -89,7 +90,8 @@ def test_extractors_learn_whether_shared_or_not(cls, shared, observation):
     kwargs = small(policy) | {"share_features_extractor": shared}
     env = vectorised(*(Spaces(deepcopy(OBSERVATIONS[observation]), ACTIONS["discrete"]) for _ in range(2)))
     model = cls(policy, env, seed=0, policy_kwargs=kwargs, **ALGORITHMS[cls])
-    extractors = [model.policy.features_extractor, model.policy.critic_extractor]
+    critic_extractor = model.policy.critics.extractor if cls is GumbelSAC else model.policy.critic_extractor
+    extractors = [model.policy.features_extractor, critic_extractor]
     assert (extractors[0] is extractors[1]) == shared
     before = [[parameter.detach().clone() for parameter in extractor.parameters()] for extractor in extractors]
     model.learn(16)
@@ -160,7 +162,7 @@ def refused(error, message, cls, **options):
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS)
-def test_mistakes_of_either(cls):
+def test_mistakes_of_any(cls):
     refused(ValueError, "did you mean 'score-function'", cls, estimator="scorefunction")
     refused(ValueError, "must not be negative", cls, learning_rate=-1e-3)
     refused(ValueError, "not understood", cls, learning_rate="linaer:1:0")

@@ -7,7 +7,7 @@ import torch
 from scripted import Memory, Scripted, vectorised
 
 from envs import make_vec_env
-from gumbel_rl import GumbelActorCritic, Reinforce, make_schedule
+from gumbel_rl import GumbelActorCritic, GumbelSAC, Reinforce, make_schedule
 
 EXPONENTIAL = "exponential:1.0:0.25"
 
@@ -31,12 +31,15 @@ def watching(n_envs: int = 4, **options) -> Watching:
     return model
 
 
-@pytest.mark.parametrize("cls", [GumbelActorCritic, Reinforce])
+BUDGETS = {GumbelActorCritic: {"n_steps": 4}, Reinforce: {}, GumbelSAC: {"train_freq": 1, "learning_starts": 40}}
+
+
+@pytest.mark.parametrize("cls", BUDGETS)
 @pytest.mark.parametrize("n_envs", [1, 3, 4])
 @pytest.mark.parametrize("total", [1, 7, 50])
 def test_the_budget_is_kept(cls, n_envs, total):
     env = vectorised(*(Scripted([(5, "terminated"), (2, "truncated")]) for _ in range(n_envs)))
-    model = cls("MlpPolicy", env, **({"n_steps": 4} if cls is GumbelActorCritic else {})).learn(total)
+    model = cls("MlpPolicy", env, **BUDGETS[cls]).learn(total)
     assert total <= model.num_timesteps <= total + n_envs - 1
     # And once more, on top.
     start = model.num_timesteps

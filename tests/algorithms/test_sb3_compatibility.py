@@ -27,12 +27,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from torch import nn
 
 from envs import make_vec_env
-from gumbel_rl import GumbelActorCritic, Reinforce, make_estimator
+from gumbel_rl import GumbelActorCritic, GumbelSAC, Reinforce, make_estimator
 from gumbel_rl.algorithms import ActorCriticPolicy, CnnPolicy, MultiInputPolicy
 
-ALGORITHMS = {GumbelActorCritic: {"n_steps": 8, "n_epochs": 1}, Reinforce: {"value_epochs": 1}}
+ON_POLICY = {GumbelActorCritic: {"n_steps": 8, "n_epochs": 1}, Reinforce: {"value_epochs": 1}}
+OFF_POLICY = {GumbelSAC: {"learning_starts": 4, "batch_size": 8, "train_freq": 8, "gradient_steps": 1}}
+ALGORITHMS = ON_POLICY | OFF_POLICY
 
 each_algorithm = pytest.mark.parametrize("cls", ALGORITHMS)
+each_on_policy = pytest.mark.parametrize("cls", ON_POLICY)
 
 
 def cart_poles(cls, n_envs: int = 2, **options):
@@ -166,11 +169,11 @@ def test_a_callback_that_returns_false_ends_training(cls):
     assert callback.calls == ["start", "rollout", *steps, "over", "rollout", *["step"] * 3, "end"]
     assert model.num_timesteps == 11
     assert model._n_updates == 1
-    # What was last observed is what the environment is in.
-    assert model._last_obs[0, 2] == 3
+    if cls in ON_POLICY:  # what was last observed is what the environment is in
+        assert model._last_obs[0, 2] == 3
 
 
-@each_algorithm
+@each_on_policy
 def test_saved_and_loaded_predictions_are_equal(cls, tmp_path):
     model = cart_poles(cls, policy_kwargs={"net_arch": {"pi": [7], "vf": [5, 6]}, "activation_fn": torch.nn.ReLU})
     model.learn(64).save(tmp_path / "model")
@@ -194,7 +197,7 @@ def test_saved_and_loaded_predictions_are_equal(cls, tmp_path):
         loaded.learn(10)
 
 
-@each_algorithm
+@each_on_policy
 def test_a_loaded_model_goes_on_like_the_one_that_was_saved(cls, tmp_path):
     model = cart_poles(cls).learn(64)
     model.save(tmp_path / "model")
@@ -229,7 +232,7 @@ def test_an_estimator_is_saved(tmp_path):
     assert GumbelActorCritic.load(tmp_path / "model").estimator.samples == 3
 
 
-@each_algorithm
+@each_on_policy
 def test_parameters_can_be_copied(cls):
     source, target = cart_poles(cls).learn(64), cart_poles(cls, seed=9)
     assert not torch.equal(vector(source.policy), vector(target.policy))
@@ -302,7 +305,7 @@ def test_learning_with_normalisation(cls):
     assert all(info["r"] == info["l"] for info in model.ep_info_buffer)
 
 
-@each_algorithm
+@each_on_policy
 def test_stacked_frames(cls):
     env = VecFrameStack(vectorised(Scripted([(5, "terminated")]), Scripted([(3, "truncated")])), n_stack=3)
     seen = []
@@ -339,5 +342,5 @@ def test_evaluation_mode_while_acting_and_for_targets(cls):
 
     modes = []
     cart_poles(cls, policy_kwargs={"activation_fn": Dropping}).learn(100)
-    # Gradients and training mode come together.
-    assert {(True, True), (False, False)} == set(modes)
+    # Gradients and training mode come together, but for the targets off-policy, which are computed amid an update.
+    assert {(True, True), (False, False)} == set(modes) - ({(True, False)} if cls in OFF_POLICY else set())
