@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TensorDict
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
@@ -173,11 +173,10 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        first, self._learns_ent_coef = _first_ent_coef(self.ent_coef)
+        self._learns_ent_coef = _first_ent_coef(self.ent_coef)[1]
         self._entropy_schedule = make_target_entropy(self.target_entropy_ratio)
         super()._setup_model()
-        with torch.no_grad():
-            self.policy.log_ent_coef.fill_(np.log(first) if first else -np.inf)
+        self._begin_ent_coef()
         if self.replay_buffer is None:
             self.replay_buffer = DiscreteReplayBuffer(
                 self.buffer_size,
@@ -193,6 +192,20 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         train_freq: Any = self.train_freq  # as converted
         require_at_least_one(train_freq=train_freq.frequency)
         self._make_estimator()
+
+    def _begin_ent_coef(self) -> None:
+        first, _ = _first_ent_coef(self.ent_coef)
+        with torch.no_grad():
+            self.policy.log_ent_coef.fill_(np.log(first) if first else -np.inf)
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: torch.device | str = "auto"
+    ) -> None:
+        """As in Stable-Baselines3; an entropy coefficient that is not learnt is a setting, and stays what it was."""
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        # One of 0 could not be learnt from.
+        if not self._learns_ent_coef or not torch.isfinite(self.policy.log_ent_coef):
+            self._begin_ent_coef()
 
     def _make_estimator(self) -> None:
         """The estimator in use, and the exact one that expectations and diagnostics are made with."""
