@@ -302,10 +302,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
 
         means = {name: torch.stack(values).mean() for name, values in history.items()}
         for name, number in zip(means, torch.stack(list(means.values())).tolist(), strict=True):
-            if name == "entropy":
-                self._record_entropy(number)
-            else:
-                self.logger.record(f"train/{name}", number)
+            self.logger.record(f"train/{name}", number)
         self.logger.record("train/target_entropy_ratio", ratio)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
@@ -358,8 +355,9 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         entropy = dist.entropy()
         (slope,) = torch.autograd.grad((expected + self._alpha * entropy).sum(), dist.logits)
         loss = -(slope * logits).sum(-1).mean()
+        largest = self._largest_entropy(dist)
         if self._learns_ent_coef:
-            excess = entropy.detach() - ratio * self._largest_entropy(dist)
+            excess = entropy.detach() - ratio * largest
             loss = loss + self.policy.log_ent_coef * excess.mean()
 
         self._iteration += 1
@@ -367,16 +365,18 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
             self._record_gradient(self._estimator, dist, self._joined(objectives)[0], self._exact)
             self._record_action_probs(dist.probs)
         actor_loss = -(expected + self._alpha * entropy).mean()
-        return loss, {"actor_loss": actor_loss, "entropy": entropy.mean(), "ent_coef": self._alpha}
+        share = entropy.mean() / largest.mean().clamp_min(1e-12)
+        metrics = {"actor_loss": actor_loss, "entropy": entropy.mean(), "entropy_ratio": share, "ent_coef": self._alpha}
+        return loss, metrics
 
     @property
     def _alpha(self) -> Tensor:
         return self.policy.log_ent_coef.detach().exp()
 
-    def _largest_entropy(self, dist: FactoredCategorical) -> Tensor | float:
+    def _largest_entropy(self, dist: FactoredCategorical) -> Tensor:
         """Entropy of uniform actions, `[B]` where it depends on the masks."""
         if dist.mask is None:
-            return self.factors.max_entropy
+            return torch.tensor(self.factors.max_entropy, device=self.device)
         return self.factors.pad(dist.mask, False).sum(-1).float().log().sum(-1)
 
     def _objectives(self, critics: Critics, obs: Any) -> list[Objective]:
