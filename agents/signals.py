@@ -7,12 +7,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import ClassVar
 
 from agents.errors import Interrupted
 
 
 class Signals:
     """SIGINT and SIGTERM as a wish to stop: training ends after the step, an evaluation at once. A second one kills."""
+
+    # Set between a SIGTERM and the end of `terminating`. Python swallows an exception that is raised in a destructor or
+    # in the callback of a weak reference, where a signal may well find the process: a run that begins then must know.
+    terminated: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.stop = False
@@ -25,6 +30,7 @@ class Signals:
             yield
             return
         before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.stop = self.stop or Signals.terminated
         try:
             yield
         finally:
@@ -55,6 +61,7 @@ def terminating() -> Iterator[None]:
     """Raise `Interrupted` in here when SIGTERM comes, as SIGINT raises KeyboardInterrupt."""
 
     def handle(number: int, frame: FrameType | None) -> None:
+        Signals.terminated = True
         raise Interrupted
 
     if threading.current_thread() is not threading.main_thread():
@@ -65,6 +72,7 @@ def terminating() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        Signals.terminated = False
 
 
 @contextmanager

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from gumbel_rl.algorithms.policies import DiscretePolicy, NetArch
 from gumbel_rl.critics import Critic, make_critic, mlp
 from gumbel_rl.distributions import FactoredCategorical
-from gumbel_rl.sb3.observations import check_mask_space, default_extractor, mask_in, without_mask
+from gumbel_rl.sb3.observations import check_mask_space, mask_in
 
 # The first policy is nearly uniform, as that of the on-policy algorithms.
 LAST_LAYER_SCALE = 0.01
@@ -55,8 +55,7 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         critic: Id in `gumbel_rl.critics.CRITICS`.
         critic_kwargs: Options of the critic, for example `{"rank": 16}`.
         n_critics: How many.
-        features_extractor_class: Turns observations into features; by default Stable-Baselines3's for the kind of
-            observation.
+        features_extractor_class: Turns observations into features.
         features_extractor_kwargs: Its arguments.
         share_features_extractor: One extractor for actor and critics, which the critics' loss alone trains.
         normalize_images: Divide images by 255.
@@ -80,7 +79,7 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         critic: str = "multilinear",
         critic_kwargs: dict[str, Any] | None = None,
         n_critics: int = 2,
-        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
         normalize_images: bool = True,
@@ -91,7 +90,7 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class or default_extractor(without_mask(observation_space)),
+            features_extractor_class,
             features_extractor_kwargs,
             normalize_images,
             optimizer_class,
@@ -160,9 +159,26 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         slow: list[Tensor] = list(self.target.parameters())
         fast: list[Tensor] = list(self.critics.parameters())
         torch._foreach_lerp_(slow, fast, tau)
+        for kept, current in zip(self.target.buffers(), self.critics.buffers(), strict=True):
+            kept.copy_(current)  # statistics, not weights: those of the critics, as in Stable-Baselines3
 
 
-# One class for all observations: its features extractor is chosen by their space.
-POLICY_ALIASES: dict[str, type[BasePolicy]] = dict.fromkeys(
-    ("MlpPolicy", "CnnPolicy", "MultiInputPolicy"), OffPolicyActorCriticPolicy
-)
+class OffPolicyCnnPolicy(OffPolicyActorCriticPolicy):
+    """The same for images, with the convolutional network of Mnih et al. 2015."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": NatureCNN, **kwargs})
+
+
+class OffPolicyMultiInputPolicy(OffPolicyActorCriticPolicy):
+    """The same for Dict observations, each entry but an action mask with an extractor of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
+
+
+POLICY_ALIASES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": OffPolicyActorCriticPolicy,
+    "CnnPolicy": OffPolicyCnnPolicy,
+    "MultiInputPolicy": OffPolicyMultiInputPolicy,
+}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 import shutil
 import signal
 import time
+import weakref
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -27,7 +29,7 @@ from agents.run import resume, train
 from agents.run_directory import RunDirectory
 from agents.scoring import play
 from agents.seeds import Purpose, episode_seed
-from agents.signals import Signals
+from agents.signals import Signals, terminating
 from gumbel_rl import make_schedule
 
 # Many small updates.
@@ -229,6 +231,28 @@ def test_an_evaluation_is_interrupted_at_once(tmp_path, monkeypatch):
     assert not run.finished
     resume(run)
     assert result(run)["timesteps"] == 600
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_termination_that_python_swallows_stops_the_next_run():
+    class Thing:
+        pass
+
+    def callback(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)  # the handler raises in here
+
+    with terminating():
+        thing = Thing()
+        reference = weakref.ref(thing, callback)
+        del thing
+        assert reference() is None  # and here we are
+        signals = Signals()
+        with signals.caught():
+            assert signals.stop
+    signals = Signals()
+    with signals.caught():
+        assert not signals.stop
 
 
 def test_a_second_signal_kills():

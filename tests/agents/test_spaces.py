@@ -28,9 +28,7 @@ ADDED = {
 
 @pytest.mark.parametrize("agent", OURS)
 @pytest.mark.parametrize("kind", OBSERVATIONS)
-def test_observations(kind, agent, tmp_path, request):
-    if (agent, kind) == ("gumbel-sac", "SmallImage"):
-        request.applymarker(pytest.mark.xfail(reason="its MlpPolicy convolves images", strict=False))
+def test_observations(kind, agent, tmp_path):
     run = short_run(tmp_path, env=f"tiny/Observe{kind}-v0", agent=agent, **FEW, **ADDED[agent])
     told = json.loads(run.result.read_text())
     assert told["timesteps"] >= 24
