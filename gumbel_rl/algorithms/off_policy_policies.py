@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from gumbel_rl.algorithms.policies import DiscretePolicy, NetArch
 from gumbel_rl.critics import Critic, make_critic, mlp
 from gumbel_rl.distributions import FactoredCategorical
+from gumbel_rl.sb3.networks import LAST_LAYER_SCALE, adam_options
 from gumbel_rl.sb3.observations import check_mask_space, mask_in
-
-# The first policy is nearly uniform, as that of the on-policy algorithms.
-LAST_LAYER_SCALE = 0.01
 
 
 class Critics(nn.Module):
@@ -94,7 +92,7 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
             features_extractor_kwargs,
             normalize_images,
             optimizer_class,
-            optimizer_kwargs,
+            adam_options(optimizer_class) if optimizer_kwargs is None else optimizer_kwargs,
             use_sde,
         )
         check_mask_space(observation_space, self.factors)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gumbel_rl.actions import ActionFactors
 from gumbel_rl.critics import Additive, mlp
 from gumbel_rl.distributions import FactoredCategorical
+from gumbel_rl.sb3.networks import adam_options
 from gumbel_rl.sb3.observations import ObservationFeatures, check_observation_space
 
 NetArch = list[int] | dict[str, list[int]]
@@ -30,7 +31,7 @@ class DiscretePolicy(ObservationFeatures, BasePolicy):
         features_extractor_kwargs: Its arguments.
         normalize_images: Divide images by 255.
         optimizer_class: Optimiser.
-        optimizer_kwargs: Its arguments; by default the fused step for Adam, which costs small networks half as much.
+        optimizer_kwargs: Its arguments.
         use_sde: Accepted because Stable-Baselines3 always passes it; must be false.
 
     Raises:
@@ -47,7 +48,7 @@ class DiscretePolicy(ObservationFeatures, BasePolicy):
         features_extractor_kwargs: dict[str, Any] | None,
         normalize_images: bool,
         optimizer_class: type[torch.optim.Optimizer],
-        optimizer_kwargs: dict[str, Any] | None,
+        optimizer_kwargs: dict[str, Any],
         use_sde: bool,
     ) -> None:
         if use_sde:
@@ -60,7 +61,7 @@ class DiscretePolicy(ObservationFeatures, BasePolicy):
             features_extractor_class,
             features_extractor_kwargs,
             optimizer_class=optimizer_class,
-            optimizer_kwargs=_default_options(optimizer_class) if optimizer_kwargs is None else optimizer_kwargs,
+            optimizer_kwargs=optimizer_kwargs,
             normalize_images=normalize_images,
         )
         # Current temperature of the estimator: a buffer, so that it is saved and restored with the weights.
@@ -135,7 +136,8 @@ class ActorCriticPolicy(DiscretePolicy):
             features_extractor_kwargs,
             normalize_images,
             optimizer_class,
-            optimizer_kwargs,
+            # eps as in the reference implementations of PPO and A2C.
+            adam_options(optimizer_class, eps=1e-5) if optimizer_kwargs is None else optimizer_kwargs,
             use_sde,
         )
         self.net_arch = [64, 64] if net_arch is None else net_arch
@@ -184,11 +186,6 @@ class ActorCriticPolicy(DiscretePolicy):
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """State values `[B]`."""
         return self.critic.heads(self.extract_features(obs, self.critic_extractor))[0]
-
-
-def _default_options(optimizer_class: type[torch.optim.Optimizer]) -> dict[str, Any]:
-    # eps as in the reference implementations of PPO and A2C; the fused step halves the cost of small networks.
-    return {"eps": 1e-5, "fused": True} if issubclass(optimizer_class, torch.optim.Adam) else {}
 
 
 def _no_schedule(_: float) -> float:

@@ -22,6 +22,11 @@ from gumbel_rl.wrappers import OneHotBox
 LAST_LAYER_SCALE = 0.01
 
 
+def adam_options(optimizer_class: type[torch.optim.Optimizer], **options: float) -> dict[str, Any]:
+    """Options for Adam: these, and the fused step, half as costly for small networks. None for another optimiser."""
+    return {**options, "fused": True} if issubclass(optimizer_class, torch.optim.Adam) else {}
+
+
 class GumbelActor(ObservationFeatures, BasePolicy):
     """Actor `logits(s)` over the factors of a discrete action, for algorithms that take it for a continuous one.
 

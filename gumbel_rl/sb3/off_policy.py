@@ -19,7 +19,7 @@ from torch import Tensor
 from gumbel_rl.critics import make_critic
 from gumbel_rl.estimators import Estimator, Exact, TemperatureEstimator, estimator_through
 from gumbel_rl.sb3.construction import algorithm_that_builds, check_kind
-from gumbel_rl.sb3.networks import GumbelCritics
+from gumbel_rl.sb3.networks import GumbelCritics, adam_options
 from gumbel_rl.sb3.observations import (
     ObservationFeatures,
     check_mask_space,
@@ -111,7 +111,7 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
             net_arch=net_arch,
             features_extractor_class=features_extractor_class or default_extractor(without_mask(observation_space)),
             optimizer_class=optimizer_class,
-            optimizer_kwargs=_default_options(optimizer_class) if optimizer_kwargs is None else optimizer_kwargs,
+            optimizer_kwargs=adam_options(optimizer_class) if optimizer_kwargs is None else optimizer_kwargs,
             **options,
         )
         self._check_algorithm(algorithm)
@@ -184,10 +184,6 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         share = {"share_features_extractor": self.share_features_extractor}
         return super()._get_constructor_parameters() | self._settings | share
-
-
-def _default_options(optimizer_class: type[torch.optim.Optimizer]) -> dict[str, Any]:
-    return {"fused": True} if issubclass(optimizer_class, torch.optim.Adam) else {}
 
 
 def _fixed_length(schedule: Schedule) -> Schedule:
