@@ -275,6 +275,23 @@ def test_a_shared_extractor_learns_from_the_critics_alone(shared):
     assert float(part(update(model, batch), "features_extractor" if shared else "critics.extractor").norm()) > 0
 
 
+def test_the_slow_copies_have_the_statistics_of_the_critics():
+    class Normalised(Scale):
+        def __init__(self, observation_space):
+            super().__init__(observation_space)
+            self.norm = torch.nn.BatchNorm1d(3)
+
+        def forward(self, observations):
+            return self.norm(super().forward(observations))
+
+    model = agent(policy_kwargs={"features_extractor_class": Normalised})
+    batch = transitions(model)
+    update(model, batch._replace(observations=batch.observations + 5.0))
+    fast, slow = (critics.extractor.norm.running_mean for critics in (model.policy.critics, model.policy.target))
+    assert float(fast.abs().min()) > 0
+    assert torch.equal(fast, slow)
+
+
 def test_what_is_logged_of_an_update():
     model = agent((2, 3), policy_kwargs={"n_critics": 3})
     batch, reference = transitions(model), Reference(model)
