@@ -67,6 +67,11 @@ class FactoredCategorical(Distribution):
         """Probabilities, flat `[*batch, N]`; each block sums to one."""
         return self._flatten(self._probs)
 
+    @property
+    def log_probs(self) -> Tensor:
+        """Log-probabilities, flat `[*batch, N]`, float32 at least; a large negative number where a choice is masked."""
+        return self.factors.flatten(self._log_probs)
+
     @lazy_property
     def _probs(self) -> Tensor:
         return self._log_probs.exp()
@@ -139,7 +144,7 @@ class FactoredCategorical(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of one-hot actions `[..., N]`, summed over the factors: `[...]`."""
-        return (value * self.factors.flatten(self._log_probs)).sum(-1)
+        return (value * self.log_probs).sum(-1)
 
     def relaxed_log_prob(self, value: Tensor, temperature: Tensor | float) -> Tensor:
         """Log-density of relaxed actions under the Concrete distribution (Maddison et al. 2017, equation 1).

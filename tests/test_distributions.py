@@ -83,6 +83,7 @@ def test_probs_log_prob_entropy_and_mode_are_torchs(sizes: tuple[int, ...], batc
     assert dist.event_shape == (sum(sizes),)
     assert_same_with_gradient(dist.probs, torch.cat([peer.probs for peer in reference], -1), dist.logits)
     assert torch.equal(dist.mean, dist.probs)
+    assert_same_with_gradient(dist.log_probs, torch.cat([peer.logits for peer in reference], -1), dist.logits)
     vertex = random_vertex(dist)
     expected = total([p.log_prob(block) for p, block in zip(reference, per_factor(vertex, dist), strict=True)])
     assert_same_with_gradient(dist.log_prob(vertex), expected, dist.logits)
@@ -314,6 +315,7 @@ def test_masked_choices_are_never_drawn() -> None:
 
 QUANTITIES: dict[str, Callable[[FactoredCategorical], Tensor]] = {
     "probs": lambda dist: dist.probs.square(),
+    "log_probs": lambda dist: dist.log_probs,
     "entropy": lambda dist: dist.entropy(),
     "log_prob": lambda dist: dist.log_prob(dist.sample((3,))),
     "kl": lambda dist: kl_divergence(dist, FactoredCategorical(torch.zeros_like(dist.logits), dist.factors, dist.mask)),

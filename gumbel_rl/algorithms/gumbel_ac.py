@@ -15,7 +15,7 @@ from gumbel_rl.algorithms.on_policy import DiscreteOnPolicyAlgorithm
 from gumbel_rl.algorithms.policies import ActorCriticPolicy
 from gumbel_rl.algorithms.rollouts import gae, minibatches, select
 from gumbel_rl.distributions import FactoredCategorical
-from gumbel_rl.estimators import Estimator, Exact, Objective, TemperatureEstimator, estimator_through
+from gumbel_rl.estimators import Estimator, Exact, Objective, estimator_through
 from gumbel_rl.schedules import ScheduleLike, make_temperature
 
 
@@ -124,7 +124,7 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         """Fit the critic to the collected advantages and move the actor along the estimated gradient."""
         self._begin_update()
         policy, rollout = self.policy, self.rollout
-        if isinstance(self.estimator, TemperatureEstimator):
+        if self.estimator.has_temperature:
             self.estimator.temperature = float(policy.temperature)
 
         # Targets: GAE advantages, normalised over the batch, and lambda-returns.

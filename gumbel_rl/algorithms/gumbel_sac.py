@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from gumbel_rl.algorithms.base import DiscreteAlgorithm, require_at_least_one
 from gumbel_rl.algorithms.off_policy_policies import POLICY_ALIASES, Critics, OffPolicyActorCriticPolicy
 from gumbel_rl.distributions import FactoredCategorical
-from gumbel_rl.estimators import Estimator, Exact, Objective, TemperatureEstimator, estimator_through
+from gumbel_rl.estimators import Estimator, Exact, Objective, estimator_through
 from gumbel_rl.sb3.observations import mask_in
 from gumbel_rl.sb3.replay import DiscreteReplayBuffer, Transitions
 from gumbel_rl.schedules import ScheduleLike, make_target_entropy, make_temperature
@@ -268,7 +268,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         policy.set_training_mode(True)
         self._update_learning_rate(policy.optimizer)
         self._set_temperature()
-        if isinstance(self._estimator, TemperatureEstimator):
+        if self._estimator.has_temperature:
             self._estimator.temperature = float(policy.temperature)
         ratio = self._scheduled(self._entropy_schedule)
 

@@ -27,7 +27,8 @@ class Estimator(ABC):
         evaluations: Evaluations of `f` for each sample and batch element; `None` where it depends on the action space.
         needs_gradient: Whether `f` must be differentiable in the action.
         leaves_vertices: Whether `f` is evaluated at points that are not one-hots.
-        has_temperature: Whether there is a temperature, `self.temperature`.
+        has_temperature: Whether there is a temperature.
+        temperature: The current temperature where there is one; whoever anneals it assigns it.
         needs_objective: Whether `f` must be known at other actions than the one sampled once, so that the return of a
             single environment step cannot serve as `f`.
 
@@ -38,11 +39,12 @@ class Estimator(ABC):
         ValueError: `samples` is below `min_samples`.
     """
 
-    unbiased: ClassVar[bool]
-    evaluations: ClassVar[int | None] = 1
+    unbiased: bool
+    evaluations: int | None = 1
     needs_gradient: bool = False
     leaves_vertices: bool = False
-    has_temperature: ClassVar[bool] = False
+    has_temperature: bool = False
+    temperature: float
     needs_objective: ClassVar[bool] = True
     min_samples: ClassVar[int] = 1
 
@@ -118,8 +120,9 @@ class PathwiseEstimator(Estimator):
 class TemperatureEstimator(PathwiseEstimator):
     """A pathwise estimator with a temperature.
 
-    Attributes:
-        temperature: Current temperature, a positive number; whoever anneals it assigns it.
+    Args:
+        temperature: A positive number.
+        samples: `S`, number of independent samples to average.
 
     Raises:
         ValueError: The temperature is not positive.

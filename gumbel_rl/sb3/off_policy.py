@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import Schedule as LearningRate
 from torch import Tensor
 
 from gumbel_rl.critics import make_critic
-from gumbel_rl.estimators import Estimator, Exact, TemperatureEstimator, estimator_through
+from gumbel_rl.estimators import Estimator, Exact, estimator_through
 from gumbel_rl.sb3.construction import algorithm_that_builds, check_kind
 from gumbel_rl.sb3.networks import GumbelCritics, adam_options
 from gumbel_rl.sb3.observations import (
@@ -125,7 +125,7 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
         probe = make_critic(settings["critic"], 1, self.factors, [], **(settings["critic_kwargs"] or {}))
         asked = estimator_through(settings["estimator"], settings["estimator_kwargs"] or {}, probe.multilinear)
         # A copy: the temperature is this policy's, whoever else was given the same object.
-        self.estimator = copy.copy(asked)
+        self.estimator = copy.deepcopy(asked)
         _check_exact(self.estimator, settings["critic"], probe.multilinear)
         super()._build(lr_schedule)  # type: ignore[misc]
         self.set_temperature(self.temperature_schedule(0))
@@ -150,7 +150,7 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
     def set_temperature(self, temperature: float) -> None:
         """Set the estimator's temperature, now and in what is saved."""
         self.temperature.fill_(temperature)
-        if isinstance(self.estimator, TemperatureEstimator):
+        if self.estimator.has_temperature:
             self.estimator.temperature = temperature
 
     def anneal(self, schedule: Schedule, env_steps: int) -> None:
