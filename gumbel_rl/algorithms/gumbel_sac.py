@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from io import BufferedIOBase
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -206,6 +208,21 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         # One of 0 could not be learnt from.
         if not self._learns_ent_coef or not torch.isfinite(self.policy.log_ent_coef):
             self._begin_ent_coef()
+
+    def load_replay_buffer(self, path: str | Path | BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """As in Stable-Baselines3; returns are made of it by this model's settings, not by those it was saved with.
+
+        Raises:
+            ValueError: It is of another number of environments.
+        """
+        super().load_replay_buffer(path, truncate_last_traj)
+        buffer = self.replay_buffer
+        assert buffer is not None
+        if buffer.n_envs != self.n_envs:
+            raise ValueError(
+                f"the replay buffer is of {buffer.n_envs} environments side by side, and the model has {self.n_envs}"
+            )
+        buffer.gamma, buffer.n_steps, buffer.include_newest = self.gamma, self.n_steps, self.include_newest
 
     def _make_estimator(self) -> None:
         """The estimator in use, and the exact one that expectations and diagnostics are made with."""

@@ -192,6 +192,26 @@ def test_loading_with_other_settings(tmp_path):
     assert 0.5 in discounts
 
 
+def test_returns_of_a_loaded_replay_buffer_are_made_by_the_settings_of_the_model(tmp_path):
+    model = make().learn(60)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = GumbelSAC.load(tmp_path / "model", env=cart_poles(), gamma=0.5, n_steps=3, include_newest=True)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    batch = loaded.replay_buffer.sample(200)
+    assert {0.125, 0.25, 0.5} <= set(batch.discounts.unique().tolist()) <= {0.0, 0.125, 0.25, 0.5}
+    # The newest come first, whose returns have one step yet.
+    assert batch.discounts[:2].tolist() == [[0.5], [0.5]]
+    assert loaded.learn(20, reset_num_timesteps=False).num_timesteps == 80
+
+
+def test_a_replay_buffer_of_another_number_of_environments(tmp_path):
+    model = make().learn(60)
+    model.save_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(ValueError, match="is of 2 environments side by side, and the model has 3"):
+        make(cart_poles(3)).load_replay_buffer(tmp_path / "buffer")
+
+
 @pytest.mark.parametrize("saved", ["auto_0.3", 0.3, 0.0])
 @pytest.mark.parametrize("given", [0.7, 0.0, "auto_0.7"])
 def test_loading_with_another_entropy_coefficient(saved, given, tmp_path):
