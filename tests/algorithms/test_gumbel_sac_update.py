@@ -11,7 +11,7 @@ from oracles import assert_mean
 from sac_reference import ALPHA, ROWS, Reference, agent, close, gradient, part, transitions, update
 from scripted import Memory, Scale, Scripted, vectorised
 
-from gumbel_rl import ESTIMATORS, GumbelSAC
+from gumbel_rl import ESTIMATORS, GumbelSAC, make_estimator
 from gumbel_rl.algorithms.gumbel_sac import TWINS
 from gumbel_rl.critics import CRITICS
 from gumbel_rl.sb3.replay import Transitions
@@ -143,6 +143,28 @@ def test_a_sampled_target_is_right_on_average_and_at_one_hots():
         _, entropy = reference.policy(batch.next_observations)
     returns = batch.rewards.squeeze(-1) + batch.discounts.squeeze(-1) * (values + ALPHA * entropy)
     close(draws[0], reference.critic_step(batch, returns))
+
+
+@pytest.mark.parametrize("estimator", ["st-gumbel-softmax", "rloo", "score-function"])
+def test_critics_are_compared_on_the_same_actions(estimator):
+    model = agent((2, 3), estimator=estimator, policy_kwargs={"critic": "mlp"})
+    asked = [[], []]
+    for critic, actions in zip(model.policy.critics, asked, strict=True):
+        at = critic.at
+        critic.at = lambda features, at=at, actions=actions: lambda z: (actions.append(z.detach()), at(features)(z))[1]
+    update(model, transitions(model))
+    first, second = ([z for z in actions if z.ndim == 3] for actions in asked)
+    assert len(first) == len(second) == 1
+    assert torch.equal(first[0], second[0])
+
+
+def test_the_temperature_reaches_the_estimator():
+    made = make_estimator("st-gumbel-softmax", temperature=0.3)
+    model = agent(estimator=made, temperature=0.6)
+    update(model, transitions(model))
+    assert made.temperature == pytest.approx(0.6)
+    assert float(model.policy.temperature) == pytest.approx(0.6)
+    assert model.memory.values("train/temperature") == pytest.approx([0.6])
 
 
 def test_critics_are_fitted_where_they_ask_to_be():
