@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from gymnasium import spaces
@@ -17,6 +17,8 @@ from gumbel_rl.critics import Critic, make_critic, mlp
 from gumbel_rl.distributions import FactoredCategorical
 from gumbel_rl.sb3.networks import LAST_LAYER_SCALE, adam_options
 from gumbel_rl.sb3.observations import check_mask_space, mask_in
+
+Self = TypeVar("Self", bound="OffPolicyActorCriticPolicy")
 
 
 class Critics(nn.Module):
@@ -106,6 +108,8 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         self.n_critics = n_critics
         self.share_features_extractor = share_features_extractor
         arch = self.net_arch if isinstance(self.net_arch, dict) else {"pi": self.net_arch, "qf": self.net_arch}
+        if set(arch) != {"pi", "qf"}:
+            raise ValueError(f"net_arch must be widths, or a mapping with the keys pi and qf, got {self.net_arch}")
 
         self.features_extractor = self.make_features_extractor()
         extractor = self.features_extractor if share_features_extractor else self.make_features_extractor()
@@ -135,6 +139,12 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         names = ("net_arch", "activation_fn", "layer_norm", "critic", "critic_kwargs", "n_critics")
         own = {name: getattr(self, name) for name in (*names, "share_features_extractor")}
         return super()._get_constructor_parameters() | own
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """As in torch; the slow critics, which make targets, are never in training mode."""
+        super().train(mode)
+        self.target.eval()
+        return self
 
     def logits(self, obs: PyTorchObs) -> Tensor:
         """The actor's output `[B, N]` at observations `[B, ...]`."""

@@ -312,6 +312,10 @@ def test_the_slow_copies_have_the_statistics_of_the_critics():
     fast, slow = (critics.extractor.norm.running_mean for critics in (model.policy.critics, model.policy.target))
     assert float(fast.abs().min()) > 0
     assert torch.equal(fast, slow)
+    # They make targets, and are not in training mode when the others are: nothing is dropped out of them, say.
+    assert model.policy.training
+    assert model.policy.critics.extractor.norm.training
+    assert not model.policy.target.extractor.norm.training
 
 
 def test_what_is_logged_of_an_update():
