@@ -32,6 +32,12 @@ def score_function_surrogate(log_prob: Tensor, value: Tensor, baseline: Tensor |
     return value + advantage * (log_prob - log_prob.detach())
 
 
+def mean_of_others(value: Tensor) -> Tensor:
+    """For each of the values, the mean of all others; 0 for a lone one. The same shape, no gradient."""
+    value = value.detach()
+    return (value.sum() - value) / max(value.numel() - 1, 1)
+
+
 class ScoreFunction(Estimator):
     """The score-function estimator `(f(z) - b) d log p(z)` (Williams 1992, REINFORCE).
 
@@ -62,9 +68,8 @@ class ScoreFunction(Estimator):
             raise ValueError(f"baseline={self.baseline!r} was chosen, and {given}")
         sample = dist.sample(noise=self._noise(dist, noise))
         value = evaluate(f, sample)
-        if self.baseline == "mean" and value.numel() > 1:
-            total = value.detach().sum()
-            baseline = (total - value.detach()) / (value.numel() - 1)
+        if self.baseline == "mean":
+            baseline = mean_of_others(value)
         return score_function_surrogate(dist.log_prob(sample), value, 0.0 if baseline is None else baseline).mean(0)
 
 
