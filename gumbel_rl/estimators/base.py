@@ -31,6 +31,7 @@ class Estimator(ABC):
         temperature: The current temperature where there is one; whoever anneals it assigns it.
         needs_objective: Whether `f` must be known at other actions than the one sampled once, so that the return of a
             single environment step cannot serve as `f`.
+        learns: Whether `adapt` improves parameters of its own.
 
     Args:
         samples: `S`, number of independent samples to average.
@@ -45,7 +46,8 @@ class Estimator(ABC):
     leaves_vertices: bool = False
     has_temperature: bool = False
     temperature: float
-    needs_objective: ClassVar[bool] = True
+    needs_objective: bool = True
+    learns: bool = False
     min_samples: ClassVar[int] = 1
 
     def __init__(self, samples: int = 1) -> None:
@@ -65,6 +67,15 @@ class Estimator(ABC):
 
         Returns:
             `[*batch]`.
+        """
+
+    def adapt(  # noqa: B027 - most estimators learn nothing
+        self, dist: FactoredCategorical, f: Objective, noise: Tensor | None = None
+    ) -> None:
+        """Improve the estimator's own parameters by one step, if it has any.
+
+        Whoever trains with an estimator calls this after each estimate, with the same arguments; the estimate itself
+        changes nothing. Neither the distribution nor `f` is given a gradient.
         """
 
     def _noise(self, dist: FactoredCategorical, noise: Tensor | None) -> Tensor:
