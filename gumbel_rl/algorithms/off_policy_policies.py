@@ -121,7 +121,7 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
             for _ in range(n_critics)
         ]
         self.critics = Critics(extractor, members)
-        self.target = copy.deepcopy(self.critics).requires_grad_(False)
+        self.target = copy.deepcopy(self.critics).requires_grad_(False).eval()
         # Logarithm of the entropy coefficient, for algorithms that learn it.
         self.log_ent_coef = nn.Parameter(torch.zeros(()))
         with torch.no_grad():

@@ -117,7 +117,7 @@ def test_the_exact_estimator_with_more_joint_actions_than_can_be_enumerated(opti
         ({"n_critics": 0}, ValueError, "n_critics must be at least 1, got 0"),
         ({"use_sde": True}, ValueError, "continuous actions"),
         ({"net_architecture": [3]}, TypeError, "net_architecture"),
-        ({"net_arch": {"pi": [3], "vf": [3]}}, ValueError, "net_arch must be widths, or a mapping with the keys pi and"),
+        ({"net_arch": {"pi": [3], "vf": [3]}}, ValueError, "net_arch must be widths, or a mapping with the keys pi"),
     ],
     ids=str,
 )
