@@ -8,9 +8,15 @@ from typing import Any
 
 from gumbel_rl.estimators.base import Estimator, Objective, PathwiseEstimator, TemperatureEstimator, evaluate
 from gumbel_rl.estimators.exact import Exact
+from gumbel_rl.estimators.gumbel_rao import GumbelRao, Zgr
 from gumbel_rl.estimators.local_expectation import LocalExpectation
 from gumbel_rl.estimators.score_function import Rloo, ScoreFunction, score_function_surrogate
-from gumbel_rl.estimators.straight_through import GumbelSoftmax, StraightThrough, StraightThroughGumbelSoftmax
+from gumbel_rl.estimators.straight_through import (
+    GumbelSoftmax,
+    StraightThrough,
+    StraightThroughGumbelSoftmax,
+    SurrogateEstimator,
+)
 
 ESTIMATORS: dict[str, type[Estimator]] = {
     "exact": Exact,
@@ -20,6 +26,8 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "straight-through": StraightThrough,
     "gumbel-softmax": GumbelSoftmax,
     "st-gumbel-softmax": StraightThroughGumbelSoftmax,
+    "gumbel-rao": GumbelRao,
+    "zgr": Zgr,
 }
 """Every estimator by its id."""
 
@@ -73,6 +81,7 @@ __all__ = [
     "ESTIMATORS",
     "Estimator",
     "Exact",
+    "GumbelRao",
     "GumbelSoftmax",
     "LocalExpectation",
     "Objective",
@@ -81,7 +90,9 @@ __all__ = [
     "ScoreFunction",
     "StraightThrough",
     "StraightThroughGumbelSoftmax",
+    "SurrogateEstimator",
     "TemperatureEstimator",
+    "Zgr",
     "estimator_through",
     "evaluate",
     "make_estimator",

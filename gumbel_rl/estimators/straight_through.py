@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from torch import Tensor
 
-from gumbel_rl.distributions import FactoredCategorical
+from gumbel_rl.distributions import MASKED, FactoredCategorical
 from gumbel_rl.estimators.base import PathwiseEstimator, TemperatureEstimator
 from gumbel_rl.gumbel import straight_through
 
 
-class StraightThrough(PathwiseEstimator):
+class SurrogateEstimator(PathwiseEstimator):
+    """Exact sample forward, gradient of a surrogate backward.
+
+    Subclasses say which, as a function of the log-probabilities and the sample, one factor like another.
+    """
+
+    unbiased = False
+
+    @abstractmethod
+    def surrogate(self, log_p: Tensor, one_hot: Tensor) -> Tensor:
+        """The tensor whose gradient stands in for the sample's. Its value does not matter, so long as it is finite.
+
+        Args:
+            log_p: Log-probabilities in blocks, `[*batch, D, K]`; a large negative number for what is masked or padding.
+            one_hot: Samples in blocks, `[*samples, *batch, D, K]`.
+
+        Returns:
+            `[*samples, *batch, D, K]`, or what broadcasts to it.
+        """
+
+    def relax(self, dist: FactoredCategorical, noise: Tensor | None = None) -> Tensor:
+        sample = dist.sample(noise=noise)
+        log_p = dist.factors.pad(dist.log_probs, MASKED)
+        surrogate = self.surrogate(log_p, dist.factors.pad(sample.to(log_p.dtype), 0.0))
+        return straight_through(sample, dist.factors.flatten(surrogate).to(sample.dtype))
+
+
+class StraightThrough(SurrogateEstimator):
     """Exact sample forward, gradient of the probabilities backward (Bengio et al. 2013).
 
     Its expectation is the exact gradient if `f` is linear in the action, and then its variance is zero too.
     """
 
-    unbiased = False
-
-    def relax(self, dist: FactoredCategorical, noise: Tensor | None = None) -> Tensor:
-        return straight_through(dist.sample(noise=dist.noise() if noise is None else noise), dist.probs)
+    def surrogate(self, log_p: Tensor, one_hot: Tensor) -> Tensor:
+        return log_p.exp()
 
 
 class GumbelSoftmax(TemperatureEstimator):

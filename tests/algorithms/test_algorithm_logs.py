@@ -143,7 +143,9 @@ def test_quality_of_the_gradient(name):
         assert variance.min() > 1e-3
         assert cosine.max() < 1.0
         # At temperature 1 the bias is about 0.3; that of an unbiased estimator is measured as 0.05 at most.
-        assert (bias.mean() > 0.15) == (not ESTIMATORS[name].unbiased)
+        # Straight-through of second order has none where the critic is linear.
+        unbiased = ESTIMATORS[name].unbiased or name in ("zgr", "reinmax")
+        assert (bias.mean() > 0.15) == (not unbiased)
 
 
 @pytest.mark.parametrize(("temperature", "low", "high"), [(1.0, 0.0, 0.05), (0.01, 0.3, 1.0)])

@@ -7,7 +7,7 @@ probability, or quadrature nodes, weighted by the density of the noise.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from oracles import Objective, outcome_probs, outcomes, weights
@@ -70,6 +70,24 @@ def straight_through_expectation(logits: Tensor, sizes: Sequence[int], f: Object
     (slopes,) = torch.autograd.grad(f(vertices).sum(), vertices)
     expectation: Tensor = outcome_probs(logits, sizes) @ slopes @ jacobian
     return expectation
+
+
+def gradients_given_outcomes(
+    logits: Tensor, sizes: Sequence[int], f: Objective, jacobian: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """`J' f'(z)` `[V, N]` for every outcome `z`, where `jacobian(logits, choice)` `[K, K]` is that of one factor."""
+    vertices = outcomes(sizes).requires_grad_()
+    (slopes,) = torch.autograd.grad(f(vertices).sum(), vertices)
+    rows = []
+    for slope, choices in zip(slopes, itertools.product(*map(range, sizes)), strict=True):
+        factors = zip(logits.split(list(sizes)), choices, slope.split(list(sizes)), strict=True)
+        rows.append(torch.cat([jacobian(block, choice).T @ part for block, choice, part in factors]))
+    return torch.stack(rows)
+
+
+def softmax_jacobian(p: Tensor) -> Tensor:
+    """`diag(p) - pp'`, the derivative of the softmax where it is `p` `[K]`."""
+    return torch.diag(p) - torch.outer(p, p)
 
 
 def assert_equal(ours: Tensor, theirs: Tensor) -> None:
