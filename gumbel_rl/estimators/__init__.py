@@ -10,6 +10,7 @@ from gumbel_rl.estimators.base import Estimator, Objective, PathwiseEstimator, T
 from gumbel_rl.estimators.exact import Exact
 from gumbel_rl.estimators.gumbel_rao import GumbelRao, Zgr
 from gumbel_rl.estimators.local_expectation import LocalExpectation
+from gumbel_rl.estimators.reinmax import ReinMax
 from gumbel_rl.estimators.score_function import Rloo, ScoreFunction, score_function_surrogate
 from gumbel_rl.estimators.straight_through import (
     GumbelSoftmax,
@@ -28,6 +29,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "st-gumbel-softmax": StraightThroughGumbelSoftmax,
     "gumbel-rao": GumbelRao,
     "zgr": Zgr,
+    "reinmax": ReinMax,
 }
 """Every estimator by its id."""
 
@@ -86,6 +88,7 @@ __all__ = [
     "LocalExpectation",
     "Objective",
     "PathwiseEstimator",
+    "ReinMax",
     "Rloo",
     "ScoreFunction",
     "StraightThrough",

@@ -28,6 +28,7 @@ DETERMINED_BY_NOISE = (
     "gumbel-softmax",
     "st-gumbel-softmax",
     "zgr",
+    "reinmax",
 )
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
