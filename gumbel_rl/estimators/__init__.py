@@ -8,6 +8,7 @@ from typing import Any
 
 from gumbel_rl.estimators.base import Estimator, Objective, PathwiseEstimator, TemperatureEstimator, evaluate
 from gumbel_rl.estimators.exact import Exact
+from gumbel_rl.estimators.gapped import GappedStraightThrough
 from gumbel_rl.estimators.gumbel_rao import GumbelRao, Zgr
 from gumbel_rl.estimators.local_expectation import LocalExpectation
 from gumbel_rl.estimators.reinmax import ReinMax
@@ -30,6 +31,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "gumbel-rao": GumbelRao,
     "zgr": Zgr,
     "reinmax": ReinMax,
+    "gapped-st": GappedStraightThrough,
 }
 """Every estimator by its id."""
 
@@ -83,6 +85,7 @@ __all__ = [
     "ESTIMATORS",
     "Estimator",
     "Exact",
+    "GappedStraightThrough",
     "GumbelRao",
     "GumbelSoftmax",
     "LocalExpectation",

@@ -29,6 +29,7 @@ DETERMINED_BY_NOISE = (
     "st-gumbel-softmax",
     "zgr",
     "reinmax",
+    "gapped-st",
 )
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
