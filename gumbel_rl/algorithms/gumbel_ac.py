@@ -161,6 +161,8 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
                 entropy = dist.entropy().mean()
                 actor_loss = self.kl_coef * divergence - gain - self.ent_coef * entropy
 
+                self.estimator.adapt(dist, objective)
+
                 policy.optimizer.zero_grad()
                 (actor_loss + advantage_loss + self.vf_coef * value_loss).backward()
                 grad_norm = clip_grad_norm_(policy.actor_parameters, self.max_grad_norm)

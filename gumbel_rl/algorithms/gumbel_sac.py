@@ -233,7 +233,11 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
             self._exact = Exact(multilinear=True)
         elif factors.joint_size <= ENUMERATED:
             self._exact = Exact(max_vertices=ENUMERATED)
-        self._estimator = estimator_through(self.estimator, self.estimator_kwargs, linear)
+        asked = {"estimator": self.estimator, "options": self.estimator_kwargs, "multilinear": linear}
+        # In a loaded model there is one already, with what it has learnt.
+        if self.__dict__.get("_asked") != asked:
+            self._estimator = estimator_through(self.estimator, self.estimator_kwargs, linear)
+        self._asked = asked
         if isinstance(self._estimator, Exact):
             if self._estimator.multilinear and not linear:
                 raise ValueError(
@@ -371,6 +375,8 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         expected = self._together([self._estimator(dist, f, noise) for f in self._joined(objectives)])
         entropy = dist.entropy()
         (slope,) = torch.autograd.grad((expected + self._alpha * entropy).sum(), dist.logits)
+        for f in self._joined(objectives):
+            self._estimator.adapt(dist, f, noise)
         loss = -(slope * logits).sum(-1).mean()
         largest = self._largest_entropy(dist)
         if self._learns_ent_coef:
@@ -415,7 +421,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         return stacked.mean(0) if self.twins == "mean" else stacked.min(0).values
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_estimator", "_exact"]
+        return [*super()._excluded_save_params(), "_exact"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -56,6 +56,7 @@ class PolicyOutput:
                 objective = critic.at(features)
             with _frozen(critic):
                 surrogate = self.estimator(self.dist, objective, self.noise)
+                self.estimator.adapt(self.dist, objective, self.noise)
             return surrogate + self.ent_coef * self.dist.entropy() if self.ent_coef else surrogate
         objective = critic.at(features)
         if critic.multilinear:
