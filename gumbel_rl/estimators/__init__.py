@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from gumbel_rl.estimators.base import Estimator, Objective, PathwiseEstimator, TemperatureEstimator, evaluate
+from gumbel_rl.estimators.control_variates import Rebar, Relax
 from gumbel_rl.estimators.exact import Exact
 from gumbel_rl.estimators.gapped import GappedStraightThrough
+from gumbel_rl.estimators.gaussian import GaussianReparameterisation, GaussianScoreFunction
 from gumbel_rl.estimators.gumbel_rao import GumbelRao, Zgr
 from gumbel_rl.estimators.local_expectation import LocalExpectation
+from gumbel_rl.estimators.mixture import Mixture
 from gumbel_rl.estimators.reinmax import ReinMax
 from gumbel_rl.estimators.score_function import Rloo, ScoreFunction, score_function_surrogate
 from gumbel_rl.estimators.straight_through import (
@@ -25,6 +29,8 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "score-function": ScoreFunction,
     "rloo": Rloo,
     "local-expectation": LocalExpectation,
+    "rebar": Rebar,
+    "relax": Relax,
     "straight-through": StraightThrough,
     "gumbel-softmax": GumbelSoftmax,
     "st-gumbel-softmax": StraightThroughGumbelSoftmax,
@@ -32,6 +38,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     "zgr": Zgr,
     "reinmax": ReinMax,
     "gapped-st": GappedStraightThrough,
+    "mixture": Mixture,
 }
 """Every estimator by its id."""
 
@@ -76,7 +83,8 @@ def estimator_through(estimator: str | Estimator, options: dict[str, Any], multi
         if options:
             raise ValueError(f"options {options} are for an estimator given by its id, but {estimator} is made already")
         return estimator
-    if "temperature" in options:
+    parts = [options, *(value for value in options.values() if isinstance(value, Mapping))]  # a mixture has two more
+    if any("temperature" in part for part in parts):
         raise ValueError("the estimator's temperature is given by the argument temperature, not by an option")
     return make_estimator(estimator, **({"multilinear": multilinear} if estimator == "exact" else {}) | options)
 
@@ -86,12 +94,17 @@ __all__ = [
     "Estimator",
     "Exact",
     "GappedStraightThrough",
+    "GaussianReparameterisation",
+    "GaussianScoreFunction",
     "GumbelRao",
     "GumbelSoftmax",
     "LocalExpectation",
+    "Mixture",
     "Objective",
     "PathwiseEstimator",
+    "Rebar",
     "ReinMax",
+    "Relax",
     "Rloo",
     "ScoreFunction",
     "StraightThrough",

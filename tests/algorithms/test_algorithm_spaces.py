@@ -210,7 +210,8 @@ def test_options_of_an_estimator_are_used():
     assert GumbelActorCritic("MlpPolicy", env, estimator="rloo", estimator_kwargs={"samples": 7}).estimator.samples == 7
     exact = GumbelActorCritic("MlpPolicy", env, estimator="exact", estimator_kwargs={"multilinear": False}).estimator
     assert not exact.multilinear
-    made = make_estimator("st-gumbel-softmax", temperature=0.3)
-    model = GumbelActorCritic("MlpPolicy", env, estimator=made, temperature=0.6, n_steps=4).learn(4)
-    assert model.estimator is made
-    assert made.temperature == pytest.approx(0.6)
+    mixture = make_estimator("mixture", second="reinmax", second_kwargs={"temperature": 0.3})
+    for made in (make_estimator("st-gumbel-softmax", temperature=0.3), mixture):
+        model = GumbelActorCritic("MlpPolicy", env, estimator=made, temperature=0.6, n_steps=4).learn(4)
+        assert model.estimator is made
+        assert made.temperature == pytest.approx(0.6)

@@ -158,8 +158,15 @@ def test_critics_are_compared_on_the_same_actions(estimator):
     assert torch.equal(first[0], second[0])
 
 
-def test_the_temperature_reaches_the_estimator():
-    made = make_estimator("st-gumbel-softmax", temperature=0.3)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("st-gumbel-softmax", {"temperature": 0.3}),
+        ("mixture", {"second": "gumbel-rao", "second_kwargs": {"temperature": 0.3}}),
+    ],
+)
+def test_the_temperature_reaches_the_estimator(name, options):
+    made = make_estimator(name, **options)
     model = agent(estimator=made, temperature=0.6)
     update(model, transitions(model))
     assert made.temperature == pytest.approx(0.6)

@@ -23,7 +23,7 @@ from gumbel_rl.estimators import Objective
 REPEATS = 20_000
 TEMPERATURE = 0.7
 # Biased in general, and not where the objective is linear in each factor.
-UNBIASED_HERE = ("straight-through", "zgr")
+UNBIASED_HERE = ("straight-through", "zgr", "mixture")
 OPTIONS = {name: {"temperature": TEMPERATURE} for name, cls in ESTIMATORS.items() if cls.has_temperature}
 
 

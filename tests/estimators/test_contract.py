@@ -30,6 +30,7 @@ DETERMINED_BY_NOISE = (
     "zgr",
     "reinmax",
     "gapped-st",
+    "mixture",
 )
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 

@@ -196,8 +196,15 @@ def test_options_for_an_estimator_that_is_made_already_are_refused() -> None:
         make(SAC, policy_kwargs={"estimator": make_estimator("rloo"), "estimator_kwargs": {"samples": 3}})
 
 
-def test_an_estimator_given_as_an_object_stays_the_users_own() -> None:
-    given = make_estimator("st-gumbel-softmax", temperature=0.3, samples=2)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("st-gumbel-softmax", {"temperature": 0.3}),
+        ("mixture", {"second": "gapped-st", "second_kwargs": {"temperature": 0.3}}),
+    ],
+)
+def test_an_estimator_given_as_an_object_stays_the_users_own(name: str, options: dict[str, Any]) -> None:
+    given: Any = make_estimator(name, samples=2, **options)
     first = make(SAC, policy_kwargs={"estimator": given, "temperature": 0.8}).policy
     second = make(SAC, policy_kwargs={"estimator": given, "temperature": 0.5}).policy
     assert [first.estimator.temperature, second.estimator.temperature, given.temperature] == [0.8, 0.5, 0.3]
