@@ -71,7 +71,10 @@ def leaf_logits(sizes: tuple[int, ...] = SIZES, batch: int = B, seed: int = 2) -
 
 
 def estimator_for(name: str, critic: Critic, samples: int = 2) -> Any:
-    """The estimator, which does again what it did if it is given the same noise: some draw noise of their own too."""
+    """The estimator, which does again what it did if it is given the same noise.
+
+    Some draw noise of their own too, and some would learn in between.
+    """
 
     class Repeatable(ESTIMATORS[name]):  # type: ignore[misc]
         def __call__(self, *arguments: Any) -> Tensor:
@@ -84,7 +87,13 @@ def estimator_for(name: str, critic: Critic, samples: int = 2) -> Any:
                 torch.manual_seed(4)
                 return super().relax(*arguments)
 
-    return Repeatable(samples=samples, **({"multilinear": critic.multilinear} if name == "exact" else {}))
+        def adapt(self, *arguments: Any) -> None:
+            pass
+
+    options: dict[str, Any] = {"multilinear": critic.multilinear} if name == "exact" else {}
+    if ESTIMATORS[name].learns:
+        options["learning_rate"] = 0.0  # so that it is the same after a loss as before
+    return Repeatable(samples=samples, **options)
 
 
 def critic_features(critic: GumbelCritics, obs: Tensor) -> Tensor:
