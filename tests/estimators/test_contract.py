@@ -24,6 +24,8 @@ DETERMINED_BY_NOISE = (
     "score-function",
     "rloo",
     "local-expectation",
+    "rebar",
+    "relax",
     "straight-through",
     "gumbel-softmax",
     "st-gumbel-softmax",
@@ -118,6 +120,20 @@ def test_has_temperature_is_true(name: str) -> None:
         assert not torch.equal(cold, hot)
         annealed.temperature = 2.0
         assert torch.equal(gradient(annealed, logits(11), nonlinear(SIZES)), hot)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_learns_is_true(name: str) -> None:
+    estimator = make_estimator(name, samples=2)
+    dist = FactoredCategorical(logits(11), FACTORS)
+    noise = dist.noise((2,))
+    state = torch.get_rng_state()
+    before = gradient(estimator, dist.logits, nonlinear(SIZES), noise)
+    torch.set_rng_state(state)
+    for _ in range(2):
+        estimator.adapt(dist, nonlinear(SIZES), noise)
+    assert torch.equal(torch.get_rng_state(), state) or name == "relax"  # which makes a network
+    assert torch.equal(gradient(estimator, dist.logits, nonlinear(SIZES), noise), before) is not estimator.learns
 
 
 @pytest.mark.parametrize("name", [name for name in IDS if not ESTIMATORS[name].needs_objective])

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from gumbel_rl import ActionFactors, FactoredCategorical
 from gumbel_rl.diagnostics import logits_gradient
-from gumbel_rl.estimators import ScoreFunction
-from gumbel_rl.estimators.control_variates import TEMPERATURES, ControlVariateEstimator, Rebar, Relax
+from gumbel_rl.estimators import Rebar, Relax, ScoreFunction
+from gumbel_rl.estimators.control_variates import TEMPERATURES, ControlVariateEstimator
 
 
 def dist_of(sizes: Sequence[int], *batch: int, mask: Tensor | None = None) -> FactoredCategorical:

@@ -13,7 +13,8 @@ from oracles import Objective, assert_mean, weights
 from torch import Tensor
 from torch.distributions import Normal
 
-from gumbel_rl.estimators.gaussian import GaussianEstimator, GaussianReparameterisation, GaussianScoreFunction
+from gumbel_rl.estimators import GaussianReparameterisation, GaussianScoreFunction
+from gumbel_rl.estimators.gaussian import GaussianEstimator
 
 N = 3
 MEAN, LOG_STD = weights(N, 30), 0.5 * weights(N, 31)
