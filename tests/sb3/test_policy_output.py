@@ -71,10 +71,7 @@ def leaf_logits(sizes: tuple[int, ...] = SIZES, batch: int = B, seed: int = 2) -
 
 
 def estimator_for(name: str, critic: Critic, samples: int = 2) -> Any:
-    """The estimator, which does again what it did if it is given the same noise.
-
-    Some draw noise of their own too, and some would learn in between.
-    """
+    """The estimator, which does again what it did if it is given the same noise: some draw noise of their own too."""
 
     class Repeatable(ESTIMATORS[name]):  # type: ignore[misc]
         def __call__(self, *arguments: Any) -> Tensor:
@@ -86,9 +83,6 @@ def estimator_for(name: str, critic: Critic, samples: int = 2) -> Any:
             with torch.random.fork_rng():
                 torch.manual_seed(4)
                 return super().relax(*arguments)
-
-        def adapt(self, *arguments: Any) -> None:
-            pass
 
     options: dict[str, Any] = {"multilinear": critic.multilinear} if name == "exact" else {}
     if ESTIMATORS[name].learns:
