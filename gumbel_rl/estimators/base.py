@@ -23,7 +23,8 @@ class Estimator(ABC):
     `f`. Samples are averaged. `f` is called with actions `[S', *batch, N]`, mostly once and with `S' = S`.
 
     Attributes:
-        unbiased: Whether the gradient's expectation is the exact gradient, whatever `f`.
+        unbiased: Whether the gradient's expectation is the exact gradient, whatever `f`; it must be continuous, if the
+            estimator leaves the vertices.
         evaluations: Evaluations of `f` for each sample and batch element; `None` where it depends on the action space.
         needs_gradient: Whether `f` must be differentiable in the action.
         leaves_vertices: Whether `f` is evaluated at points that are not one-hots.

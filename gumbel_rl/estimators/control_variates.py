@@ -197,8 +197,8 @@ class ControlVariateEstimator(Estimator):
 class Rebar(ControlVariateEstimator):
     """REBAR: the control variate is `eta f(relaxed)`, with `eta` and the temperature learnt (Tucker et al. 2017).
 
-    `f` must be defined, continuous and differentiable between the one-hots too, and what it says there should resemble
-    what it says at the one-hots: the better it does, the less variance is left.
+    `f` must be defined between the one-hots too, continuous and differentiable but for kinks: where it jumps there is a
+    bias. The more what it says there resembles what it says at the one-hots, the less variance is left.
     """
 
     def control_variate(self, f: Objective, relaxed: Tensor, context: Tensor | None) -> Tensor:

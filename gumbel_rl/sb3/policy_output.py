@@ -49,7 +49,8 @@ class PolicyOutput:
         """Expected value `[B]` under the critic, for features `[B, F]`.
 
         With gradients enabled, a surrogate with the estimator's gradient towards the policy; none flows to the
-        features or to the critic. Without, the best estimate of the value that costs no more than the estimator.
+        features or to the critic, and an estimator that learns makes a step. Without, the best estimate of the value
+        that costs no more than the estimator.
         """
         if torch.is_grad_enabled():
             with torch.no_grad():
