@@ -153,10 +153,11 @@ def test_an_interrupted_run_resumes(tmp_path, monkeypatch):
     run = RunDirectory(tmp_path / "run")
     keys = {"temperature": TEMPERATURE, "timesteps": 2000, "normalize": True, "normalize_reward": True}
     message = r"interrupted after [\d,]+ of 2,000 steps"
+    handler = signal.getsignal(signal.SIGINT)
     with signal_at(700, monkeypatch), pytest.raises(Interrupted, match=message) as caught:
         short_run(run.path, **keys)
     assert caught.value.run == run.path
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     assert not run.finished
     assert not (run.path / "model.zip").exists()
     before = rows(run)
