@@ -33,6 +33,16 @@ class GradientDiagnostics:
     zero_grad_frac: float
     exact_norm: float
 
+    @property
+    def logged(self) -> dict[str, float]:
+        """What training logs of it, by tag."""
+        return {
+            "grad/bias": self.bias,
+            "grad/variance": self.variance,
+            "grad/cosine": self.cosine,
+            "train/zero_grad_frac": self.zero_grad_frac,
+        }
+
 
 def logits_gradient(estimator: Estimator, dist: FactoredCategorical, f: Objective, repeats: int = 1) -> Tensor:
     """Independent estimates of the gradient of `E f(z)` with respect to the logits, batch element by batch element.

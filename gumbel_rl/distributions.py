@@ -181,6 +181,13 @@ class FactoredCategorical(Distribution):
         """Entropy in nats, the closed form, `[*batch]`."""
         return -(self._probs * self._log_probs).sum((-2, -1))
 
+    @property
+    def max_entropy(self) -> Tensor:
+        """Entropy in nats of the uniform distribution over the allowed choices, `[*batch]`, or `[]` without a mask."""
+        if self.mask is None:
+            return torch.tensor(self.factors.max_entropy, dtype=self._log_probs.dtype, device=self.logits.device)
+        return self.factors.pad(self.mask, False).sum(-1).to(self._log_probs.dtype).log().sum(-1)
+
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All joint one-hots `[joint_size, *batch, N]` (with `expand=False` the batch dimensions are 1)."""
         vertices = self.factors.vertices(self.logits.device, self.logits.dtype)

@@ -152,10 +152,8 @@ class DiscreteAlgorithm(BaseAlgorithm):
         # Apart from the random numbers of training: to measure must not change what is measured.
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             quality = diagnose(estimator, dist, f, exact=exact, repeats=repeats)
-        self.logger.record("grad/bias", quality.bias)
-        self.logger.record("grad/variance", quality.variance)
-        self.logger.record("grad/cosine", quality.cosine)
-        self.logger.record("train/zero_grad_frac", quality.zero_grad_frac)
+        for tag, number in quality.logged.items():
+            self.logger.record(tag, number)
 
     def _record_action_probs(self, probs: Tensor) -> None:
         self.logger.record("dist/action_probs", probs.detach().flatten(), exclude=("stdout", "log", "json", "csv"))

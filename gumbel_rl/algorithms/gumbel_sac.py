@@ -369,16 +369,15 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         logits = self.policy.logits(batch.observations)
         # The gradient is asked for at the logits first: so the critics, which stand in the same graph, get none of it.
         dist = FactoredCategorical(logits.detach().requires_grad_(), self.factors, mask_in(batch.observations))
-        noise = dist.noise(
-            (self._estimator.samples,)
-        )  # the same for all critics: they are compared on the same actions
+        # The same for all critics: they are compared on the same actions.
+        noise = dist.noise((self._estimator.samples,))
         expected = self._together([self._estimator(dist, f, noise) for f in self._joined(objectives)])
         entropy = dist.entropy()
         (slope,) = torch.autograd.grad((expected + self._alpha * entropy).sum(), dist.logits)
         for f in self._joined(objectives):
             self._estimator.adapt(dist, f, noise)
         loss = -(slope * logits).sum(-1).mean()
-        largest = self._largest_entropy(dist)
+        largest = dist.max_entropy
         if self._learns_ent_coef:
             excess = entropy.detach() - ratio * largest
             loss = loss + self.policy.log_ent_coef * excess.mean()
@@ -395,12 +394,6 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
     @property
     def _alpha(self) -> Tensor:
         return self.policy.log_ent_coef.detach().exp()
-
-    def _largest_entropy(self, dist: FactoredCategorical) -> Tensor:
-        """Entropy of uniform actions, `[B]` where it depends on the masks."""
-        if dist.mask is None:
-            return torch.tensor(self.factors.max_entropy, device=self.device)
-        return self.factors.pad(dist.mask, False).sum(-1).float().log().sum(-1)
 
     def _objectives(self, critics: Critics, obs: Any) -> list[Objective]:
         """The values of all critics as functions of the action, at observations `[B, ...]`."""

@@ -162,10 +162,8 @@ class GradientDiagnosticsCallback(BaseCallback):
             record("train/zero_grad_frac", float(zero_gradient_share(gradient)))
             return
         quality = diagnose(policy.estimator, dist, objective, exact=oracle, repeats=self.repeats)
-        record("grad/bias", quality.bias)
-        record("grad/variance", quality.variance)
-        record("grad/cosine", quality.cosine)
-        record("train/zero_grad_frac", quality.zero_grad_frac)
+        for tag, number in quality.logged.items():
+            record(tag, number)
 
 
 def _plug_in_policy(callback: BaseCallback) -> GumbelOffPolicyMixin:

@@ -44,8 +44,8 @@ class GumbelSACActor(GumbelActor):
             # SAC compares the entropy with one target for all states, a share of the maximum over all choices. Masks
             # leave a smaller maximum: the difference, which does not depend on the actor, goes to this side. (The
             # entropy in the critic's target, asked for without gradients, is left as it is.)
-            allowed = self.factors.pad(dist.mask, False).sum(-1).float().log().sum(-1)
-            negative_entropy = negative_entropy - self.target_entropy_ratio * (self.factors.max_entropy - allowed)
+            missing = self.factors.max_entropy - dist.max_entropy
+            negative_entropy = negative_entropy - self.target_entropy_ratio * missing
         return PolicyOutput.draw(dist, self.estimator).tensor(), negative_entropy
 
 
