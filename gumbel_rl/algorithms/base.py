@@ -137,11 +137,6 @@ class DiscreteAlgorithm(BaseAlgorithm):
         self.policy.temperature.fill_(temperature)
         self.logger.record("train/temperature", temperature)
 
-    def _record_entropy(self, entropy: float) -> None:
-        """Log an entropy in nats, and as a share of its maximum."""
-        self.logger.record("train/entropy", entropy)
-        self.logger.record("train/entropy_ratio", entropy / max(self.factors.max_entropy, 1e-12))
-
     def _diagnostics_due(self) -> bool:
         """Whether this update makes the costlier measurements, the first one included."""
         return self.diagnostics_interval > 0 and (self._iteration - 1) % self.diagnostics_interval == 0

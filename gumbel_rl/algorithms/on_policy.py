@@ -157,10 +157,9 @@ class DiscreteOnPolicyAlgorithm(DiscreteAlgorithm, OnPolicyAlgorithm):
     def _record_update(self, metrics: dict[str, Tensor]) -> None:
         """Log scalars as `train/<name>`, the entropy also as a share of its maximum; one transfer from the device."""
         for name, value in zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True):
+            self.logger.record(f"train/{name}", value)
             if name == "entropy":
-                self._record_entropy(value)
-            else:
-                self.logger.record(f"train/{name}", value)
+                self.logger.record("train/entropy_ratio", value / max(self.factors.max_entropy, 1e-12))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _record_fit(self, values: FloatArray, returns: FloatArray) -> None:
