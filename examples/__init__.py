@@ -1,0 +1,1 @@
+"""Programs that use the library, to be run from a clone."""

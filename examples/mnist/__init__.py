@@ -1,0 +1,1 @@
+"""Discrete latent variables on handwritten digits, trained with any gradient estimator."""
