@@ -168,8 +168,8 @@ SCHEDULES: dict[str, type[Schedule]] = {
 """Every kind of schedule by the name used in strings and mappings."""
 
 _SYNTAX = (
-    "a number, 'constant:V', 'linear|exponential|cosine:START:END[:STEPS]' or 'piecewise:STEP=V,STEP=V', "
-    "each optionally followed by ':floor=V'"
+    "a number, 'constant:V', 'linear|exponential|cosine:START:END[:STEPS]', 'piecewise:STEP=V,STEP=V' or, for a "
+    "temperature alone, 'adaptive-bias|adaptive-zero-share:TARGET[:START]', each optionally followed by ':floor=V'"
 )
 
 ScheduleLike = Schedule | float | str | Mapping[str, Any]
@@ -184,9 +184,19 @@ def make_schedule(spec: ScheduleLike) -> Schedule:
             or `{"kind": "cosine", "start": 1.0, "end": 0.3, "steps": 20000}`. Without steps it spans the whole run.
 
     Raises:
-        ValueError: The specification is not understood.
+        ValueError: The specification is not understood, or is of an adaptive temperature.
         TypeError: It is of another type.
     """
+    from gumbel_rl.adaptive import Adaptive
+
+    schedule = _make(spec)
+    if isinstance(schedule, Adaptive):
+        raise ValueError(f"{spec!r} moves a temperature to hold what is measured of it: nothing but a temperature can")
+    return schedule
+
+
+def _make(spec: ScheduleLike) -> Schedule:
+    """A schedule or an adaptive temperature."""
     if isinstance(spec, Schedule):
         return spec
     if isinstance(spec, bool) or not isinstance(spec, (Real, str, Mapping)):
@@ -200,11 +210,14 @@ def make_schedule(spec: ScheduleLike) -> Schedule:
 
 
 def _kind(name: Any) -> type[Schedule]:
-    if name in SCHEDULES:
-        return SCHEDULES[name]
+    from gumbel_rl.adaptive import ADAPTIVE  # made of what this module holds
+
+    kinds = {**SCHEDULES, **ADAPTIVE}
+    if name in kinds:
+        return kinds[name]
     if name is None:
-        raise ValueError(f"it lacks a kind, one of {', '.join(SCHEDULES)}")
-    near = difflib.get_close_matches(str(name), SCHEDULES, n=1)
+        raise ValueError(f"it lacks a kind, one of {', '.join(kinds)}")
+    near = difflib.get_close_matches(str(name), kinds, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(f"there is no kind {name!r}{hint}")
 
@@ -244,13 +257,17 @@ def _build(spec: Mapping[str, Any]) -> Schedule:
 
 
 def make_temperature(spec: ScheduleLike) -> Schedule:
-    """Make a schedule whose values are all positive, as a temperature's must be.
+    """Make a schedule whose values are all positive, as a temperature's must be, or an adaptive temperature.
+
+    Args:
+        spec: As for `make_schedule`, or for example `"adaptive-bias:0.2"` or `"adaptive-zero-share:0.05:0.5:gain=0.1"`,
+            whose numbers are those of `gumbel_rl.adaptive.Adaptive`.
 
     Raises:
         ValueError: The specification is not understood, or reaches 0 or below.
         TypeError: It is of another type.
     """
-    schedule = make_schedule(spec)
+    schedule = _make(spec)
     if not schedule.lowest > 0:
         raise ValueError(f"a temperature must stay above 0, but {spec!r} reaches {schedule.lowest:g}")
     return schedule

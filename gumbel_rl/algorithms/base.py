@@ -12,7 +12,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from gumbel_rl.actions import ActionFactors
-from gumbel_rl.diagnostics import diagnose
+from gumbel_rl.adaptive import Adaptive
+from gumbel_rl.diagnostics import diagnose, logits_gradient, zero_gradient_share
 from gumbel_rl.distributions import FactoredCategorical
 from gumbel_rl.estimators import Estimator, Exact, Objective
 from gumbel_rl.sb3.observations import check_observation_space
@@ -63,7 +64,7 @@ class DiscreteAlgorithm(BaseAlgorithm):
         policy: As in the subclasses, like everything else.
         env: Environment, vectorised environment or id.
         learning_rate: Number or schedule.
-        temperature: Schedule over environment steps.
+        temperature: Schedule over environment steps, or an adaptive temperature.
         diagnostics_interval: Updates between the costlier measurements; 0 for none.
         verbose: 0 silent, 1 information.
         **options: The remaining arguments of the frame.
@@ -115,9 +116,11 @@ class DiscreteAlgorithm(BaseAlgorithm):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.factors = ActionFactors.from_space(self.action_space)
-        self.policy: Any = self.policy_class(
+        policy: Any = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
+        policy.temperature.fill_(self.temperature.over(1)(0))
+        self.policy: Any = policy
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
@@ -132,23 +135,62 @@ class DiscreteAlgorithm(BaseAlgorithm):
         return schedule.over(self._schedule_steps)(self.num_timesteps)
 
     def _set_temperature(self) -> None:
-        """Set the temperature of this update, from the environment steps made so far."""
-        temperature = self._scheduled(self.temperature)
+        """Set the temperature of this update: from the environment steps made so far, or as it was adapted last."""
+        if isinstance(self.temperature, Adaptive):  # a loaded model may have been given other limits
+            temperature = self.temperature.clamped(float(self.policy.temperature))
+        else:
+            temperature = self._scheduled(self.temperature)
         self.policy.temperature.fill_(temperature)
         self.logger.record("train/temperature", temperature)
+
+    def _check_adaptive(self, estimator: Estimator, exact: Exact | None) -> None:
+        """Refuse an adaptive temperature whose signal the estimator does not have or nothing measures."""
+        adaptive = self.temperature
+        if not isinstance(adaptive, Adaptive):
+            return
+        name = type(estimator).__name__
+        if not estimator.has_temperature:
+            raise ValueError(f"{adaptive} needs an estimator with a temperature, and {name} has none")
+        if adaptive.signal == "bias" and estimator.unbiased:
+            raise ValueError(f"{adaptive} needs an estimator with a bias, and {name} has none at any temperature")
+        if adaptive.signal == "bias" and exact is None:
+            raise ValueError(
+                f"{adaptive} needs the exact gradient, which this critic does not give for so many joint actions; "
+                "choose a critic that is linear in each factor, or the temperature adaptive-zero-share:TARGET"
+            )
+        if self.diagnostics_interval < 1:
+            raise ValueError(
+                f"{adaptive} moves at measurements, and diagnostics_interval={self.diagnostics_interval} makes none"
+            )
 
     def _diagnostics_due(self) -> bool:
         """Whether this update makes the costlier measurements, the first one included."""
         return self.diagnostics_interval > 0 and (self._iteration - 1) % self.diagnostics_interval == 0
 
-    def _record_gradient(self, estimator: Estimator, dist: FactoredCategorical, f: Objective, exact: Exact) -> None:
-        """Log an estimator's gradient of `E f` against the exact one, on one minibatch."""
+    def _record_gradient(
+        self, estimator: Estimator, dist: FactoredCategorical, f: Objective, exact: Exact | None
+    ) -> None:
+        """Log what an estimator's gradient of `E f` is worth, on one minibatch, and adapt the temperature to it.
+
+        Without an exact gradient there is only the share of gradients that are zero, and it is measured where the
+        temperature depends on it.
+        """
+        if exact is None and not isinstance(self.temperature, Adaptive):
+            return
         repeats = min(max(DIAGNOSTIC_NUMBERS // dist.logits.numel(), 8), 64)
         # Apart from the random numbers of training: to measure must not change what is measured.
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            quality = diagnose(estimator, dist, f, exact=exact, repeats=repeats)
-        for tag, number in quality.logged.items():
+            if exact is None:
+                measured = {"zero_grad_frac": float(zero_gradient_share(logits_gradient(estimator, dist, f, repeats)))}
+                logged = {"train/zero_grad_frac": measured["zero_grad_frac"]}
+            else:
+                quality = diagnose(estimator, dist, f, exact=exact, repeats=repeats)
+                measured, logged = vars(quality), quality.logged
+        for tag, number in logged.items():
             self.logger.record(tag, number)
+        if isinstance(self.temperature, Adaptive):
+            temperature = self.temperature.adapted(float(self.policy.temperature), measured[self.temperature.signal])
+            self.policy.temperature.fill_(temperature)
 
     def _record_action_probs(self, probs: Tensor) -> None:
         self.logger.record("dist/action_probs", probs.detach().flatten(), exclude=("stdout", "log", "json", "csv"))

@@ -120,6 +120,10 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
             _init_setup_model=_init_setup_model,
         )
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._check_adaptive(self.estimator, Exact(multilinear=True))
+
     def train(self) -> None:
         """Fit the critic to the collected advantages and move the actor along the estimated gradient."""
         self._begin_update()

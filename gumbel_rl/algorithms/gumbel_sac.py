@@ -253,6 +253,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
                     "samples"
                 )
             self._exact = self._estimator
+        self._check_adaptive(self._estimator, self._exact)
 
     def learn(
         self: Self,
@@ -383,7 +384,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
             loss = loss + self.policy.log_ent_coef * excess.mean()
 
         self._iteration += 1
-        if self._exact is not None and self._diagnostics_due():
+        if self._diagnostics_due():
             self._record_gradient(self._estimator, dist, self._joined(objectives)[0], self._exact)
             self._record_action_probs(dist.probs)
         actor_loss = -(expected + self._alpha * entropy).mean()

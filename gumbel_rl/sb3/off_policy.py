@@ -16,6 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
 from torch import Tensor
 
+from gumbel_rl.adaptive import Adaptive
 from gumbel_rl.critics import make_critic
 from gumbel_rl.estimators import Estimator, Exact, estimator_through
 from gumbel_rl.sb3.construction import algorithm_that_builds, check_kind
@@ -187,6 +188,11 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
 
 
 def _fixed_length(schedule: Schedule) -> Schedule:
+    if isinstance(schedule, Adaptive):
+        raise ValueError(
+            f"{schedule} follows what GumbelSAC and GumbelActorCritic measure as they train, and Stable-Baselines3's "
+            "algorithms measure nothing of the kind: give a number or a schedule"
+        )
     try:
         schedule(0)
     except ValueError:
