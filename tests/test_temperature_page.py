@@ -237,6 +237,10 @@ def test_the_expectation_is_the_library_s(page, temperature):
     set_temperature(page, temperature)
     noise = gumbel_noise((200_000, 5), generator=torch.Generator().manual_seed(0))
     relaxed = gumbel_softmax(torch.tensor(PROBS).log(), noise, temperature).double().numpy()
+    shown = page.evaluate("[...document.querySelector('gumbel-softmax-demo').meanNoise]")
+    own = torch.tensor(shown, dtype=torch.float64).reshape(4000, 8)[:, :5]
+    mean = gumbel_softmax(torch.tensor(PROBS, dtype=torch.float64).log(), own, temperature).mean(0)
+    assert values(page, "mean") == pytest.approx(mean.numpy(), abs=1e-9)
     error = relaxed.std(0) * np.sqrt(1 / 4000 + 1 / 200_000)
     bound = stats.norm.isf(FALSE_ALARM / 2 / 5) * error + 1e-6
     assert (np.abs(values(page, "mean") - relaxed.mean(0)) <= bound).all()
