@@ -8,17 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from miniature_mnist import idx, write_mnist
 from numpy.typing import NDArray
 from oracles import assert_mean
 
-from examples.mnist.digits import TEST_FILES, TRAINING_FILES, Digits, binarise, load, stratified
+from examples.mnist.digits import TRAINING_FILES, Digits, binarise, load, stratified
 from examples.mnist.idx import read_idx
-
-
-def idx(array: NDArray[np.uint8]) -> bytes:
-    """The file's content, written from the format's description."""
-    sizes = b"".join(n.to_bytes(4, "big") for n in array.shape)
-    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 28, 28), (2, 3), (300, 2, 2), (0,)])
@@ -60,20 +55,14 @@ def test_missing_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """MNIST in miniature: 30 training digits, of which 10 are for validation, and 5 for the test."""
     monkeypatch.setattr("examples.mnist.digits.VALIDATION_DIGITS", 10)
-    generator = np.random.default_rng(0)
-    for (images, labels), n in ((TRAINING_FILES, 30), (TEST_FILES, 5)):
-        pixels = generator.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-        pixels[:, 0, 0] = np.arange(n)  # to know them by
-        (tmp_path / images).write_bytes(idx(pixels))
-        (tmp_path / f"{labels}.gz").write_bytes(gzip.compress(idx(np.arange(n, dtype=np.uint8) % 10)))
+    write_mnist(tmp_path)
     return tmp_path
 
 
 def test_mnist_from_files(directory: Path) -> None:
     split = load(directory, "dynamic")
-    assert [len(split.train), len(split.validation), len(split.test)] == [20, 10, 5]
+    assert [len(split.train), len(split.validation), len(split.test)] == [20, 10, 20]
     torch.testing.assert_close(split.train.images[:, 0] * 255, torch.arange(20.0))
     assert split.train.labels.tolist() == [*range(10), *range(10)]
     assert split.validation.images.unique().tolist() == [0.0, 1.0]  # fixed, whatever is done to the others
