@@ -18,7 +18,7 @@ from rich.console import Console
 from agents.command_line import run_command
 from agents.machine import machine
 from examples.relax_cartpole.protocol import measure, write
-from examples.relax_cartpole.report import figure, save, summary, table
+from examples.relax_cartpole.report import difference, figure, save, summary, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "relax_cartpole.json"
@@ -44,15 +44,15 @@ def main() -> None:
     if picture.suffix not in (".svg", ".png"):
         parser.error(f"--figure must end in .svg or .png, got {picture}")
     results = measure(args.out, seeds=args.seeds, count=args.candidates, jobs=args.jobs)
-    results["summary"] = summary(results["runs"])
+    results["summary"] = summary(results["runs"], results["variance"])
     names = ("gumbel-rl", "gymnasium", "torch")
     results |= {"versions": {name: version(name) for name in names}, "machine": machine()}
     write(results, args.out)
     save(figure(results["runs"]), picture)
     console = Console()
-    console.print(table(results))
-    difference = results["summary"]["relax - score-function"]
-    console.print("mean of RELAX less its rival's: {:.0f} [{:.0f}, {:.0f}] episodes".format(*difference["mean"]))
+    for table in tables(results):
+        console.print(table)
+    console.print(difference(results))
     console.print(f"written to {args.out} and {picture}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.progress import track
 from scipy.stats import qmc
 
-from agents.compare.fan_out import fan_out
+from agents.compare.fan_out import Finished, fan_out
 from agents.config import TUNING_SEEDS
 from agents.errors import UserError
 from examples.relax_cartpole import training
-from examples.relax_cartpole.gradients import ESTIMATORS, Settings
+from examples.relax_cartpole.gradients import ESTIMATORS, HIDDEN, Settings
+from examples.relax_cartpole.variance import VarianceJob, measure_variances
 
 # Bounds of the search, on logarithmic scales; the published grid of learning rates was .001 to .01.
 SPACE = {"learning_rate": (0.003, 0.03), "critic_learning_rate": (0.003, 0.03), "critic_scale": (1.0, 100.0)}
@@ -28,6 +29,8 @@ FIRST_SEEDS, FINAL_SEEDS, FINALISTS = range(1, 5), range(5, 11), 3
 TUNING_EPISODES = 750
 # Learning curves are as long as this, in points of so many episodes.
 CURVE, POINT = 600, 10
+# Of the evaluation seeds, how many show the variance of their gradients.
+VARIANCE_SEEDS = 10
 
 PROTOCOL = {
     "space": {name: list(bounds) for name, bounds in SPACE.items()},
@@ -36,7 +39,7 @@ PROTOCOL = {
     "step_limit": training.STEP_LIMIT,
     "gamma": training.GAMMA,
     "entropy_weight": training.ENTROPY_WEIGHT,
-    "hidden": list(training.HIDDEN),
+    "hidden": list(HIDDEN),
 }
 
 
@@ -91,9 +94,10 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is none, or was made by another protocol.
     """
-    empty = {name: {} for name in ESTIMATORS}
     if not path.exists():
-        return {"protocol": PROTOCOL, "tuning": empty, "chosen": {}, "runs": {name: {} for name in ESTIMATORS}}
+        tuning: dict[str, Any] = {name: {} for name in ESTIMATORS}
+        runs: dict[str, Any] = {name: {} for name in ESTIMATORS}
+        return {"protocol": PROTOCOL, "tuning": tuning, "chosen": {}, "runs": runs, "variance": {}}
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         made_by = results["protocol"]
@@ -114,18 +118,19 @@ def write(results: Mapping[str, Any], path: Path) -> None:
     parts = []
     for name, value in results.items():
         if name in ("tuning", "runs"):
-            methods = []
-            for method, entries in value.items():
-                lines = ",\n".join(f"   {json.dumps(entry)}: {json.dumps(found)}" for entry, found in entries.items())
-                methods.append(f"  {json.dumps(method)}: {{\n{lines}\n  }}")
-            parts.append(f"{json.dumps(name)}: {{\n" + ",\n".join(methods) + "\n}")
+            methods = ",\n".join(f"{json.dumps(method)}: {_lines(entries)}" for method, entries in value.items())
+            parts.append(f"{json.dumps(name)}: {{\n{methods}\n}}")
         else:
-            parts.append(f"{json.dumps(name)}: {json.dumps(value)}")
+            parts.append(f"{json.dumps(name)}: {_lines(value) if name == 'variance' else json.dumps(value)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror}") from None
+
+
+def _lines(entries: Mapping[str, Any]) -> str:
+    return "{\n" + ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items()) + "\n}"
 
 
 def score(solved: Mapping[str, int | None]) -> float:
@@ -170,11 +175,8 @@ def measure(path: Path, *, seeds: int = 30, count: int = 8, jobs: int = 1) -> di
     write(results, path)  # what cannot be written is found out before the work, not after it
 
     def work(jobs_left: Sequence[Job], says: str) -> None:
-        finished = fan_out(run, jobs_left, jobs=jobs)
-        for done in track(finished, says, total=len(jobs_left), console=Console(stderr=True)):
-            job, found = done.item, done.value
-            if found is None:
-                raise UserError(f"{job.estimator}, seed {job.seed}, {key(job.settings)}: {done.error}")
+        for done in watched(fan_out(run, jobs_left, jobs=jobs), len(jobs_left), says):
+            job, found = done.item, succeeded(done)
             if job.seed > TUNING_SEEDS:
                 tried = results["tuning"][job.estimator].setdefault(key(job.settings), {})
                 tried[str(job.seed)] = found["solved"]
@@ -200,7 +202,34 @@ def measure(path: Path, *, seeds: int = 30, count: int = 8, jobs: int = 1) -> di
         for name, chosen in results["chosen"].items()
     ]
     work(taking_turns(*evaluation), "measurement")
+    chosen = tuple(settings_of(results["chosen"][name]) for name in ESTIMATORS)
+    texts = [key(settings) for settings in chosen]
+    variance = results.setdefault("variance", {})
+    missing = [
+        VarianceJob(chosen, seed)
+        for seed in range(min(seeds, VARIANCE_SEEDS))
+        if variance.get(str(seed), {}).get("settings") != texts
+    ]
+    for done in watched(fan_out(measure_variances, missing, jobs=jobs), len(missing), "variance"):
+        variance[str(done.item.seed)] = {"settings": texts, **succeeded(done)}
+        write(results, path)
     return results
+
+
+def watched(finished: Iterable[Finished[Any, Any]], total: int, says: str) -> Iterable[Finished[Any, Any]]:
+    """The same, with a progress bar."""
+    return track(finished, says, total=total, console=Console(stderr=True))
+
+
+def succeeded(done: Finished[Any, dict[str, Any]]) -> dict[str, Any]:
+    """What a job found.
+
+    Raises:
+        UserError: It failed.
+    """
+    if done.value is None:
+        raise UserError(f"{done.item}: {done.error}")
+    return done.value
 
 
 def taking_turns(*sequences: Iterator[Job] | Sequence[Job]) -> list[Job]:

@@ -21,13 +21,14 @@ from agents.compare.statistics import CONFIDENCE, aggregates, band
 from agents.compare.survival import share_by_time, time_to_event
 from examples.relax_cartpole.protocol import CURVE, POINT
 from examples.relax_cartpole.training import EPISODES, SOLVED_ABOVE
+from examples.relax_cartpole.variance import CHECKPOINTS
 
 # Mean and spread of 5 seeds, the same that the settings were chosen on (Grathwohl et al. 2018, table 3).
 PUBLISHED = {"relax": (472, 114), "score-function": (1152, 90)}
 NAMES = {"relax": "RELAX", "score-function": "score function, value baseline"}
 
 
-def summary(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def summary(runs: Mapping[str, Mapping[str, Any]], variance: Mapping[str, Any]) -> dict[str, Any]:
     """Estimates with 95 % intervals, in episodes, by estimator.
 
     A run that never solved the task counts in the mean with all the episodes that it was given, which is too few:
@@ -58,7 +59,19 @@ def summary(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "p_value": round(float(welch.pvalue), 4),
         "probability_quicker": [round(value, 3) for value in quicker],
     }
+    found["variance"] = {
+        f"{name} / {other}": ratios(variance, name, other)
+        for name, other in (("relax", "score-function"), ("score-function", "none"), ("relax", "none"))
+    }
     return found
+
+
+def ratios(variance: Mapping[str, Any], name: str, other: str) -> list[list[float]]:
+    """Ratio of two variances at every checkpoint: geometric mean over seeds and its t interval, on the log scale."""
+    logs = np.log([np.divide(one[name], one[other]) for one in variance.values()])
+    middle, reach = logs.mean(0), stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * stats.sem(logs)
+    bounds = np.exp([middle, middle - reach, middle + reach]).T
+    return [[round(float(value), 3) for value in checkpoint] for checkpoint in bounds]
 
 
 def solve_times(runs: Mapping[str, Any]) -> list[int | None]:
@@ -66,10 +79,10 @@ def solve_times(runs: Mapping[str, Any]) -> list[int | None]:
     return [one["solved"] for one in runs.values()]
 
 
-def table(results: Mapping[str, Any]) -> Table:
-    """The summary, for the terminal: a column for each gradient."""
+def rows(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The summary in words: what is said, and a cell for each gradient."""
     found = [results["summary"][name] for name in NAMES]
-    rows = {
+    return {
         "seeds": [str(one["seeds"]) for one in found],
         "of them solved it": [str(one["solved"]) for one in found],
         "episodes, mean [95 %]": [_interval(one["mean"]) for one in found],
@@ -79,10 +92,36 @@ def table(results: Mapping[str, Any]) -> Table:
         "published, mean ± spread": ["{} ± {}".format(*PUBLISHED[name]) for name in NAMES],
         "CPU seconds of a run": [f"{one['cpu_seconds']:.1f}" for one in found],
     }
-    shown = Table("", *NAMES.values())
-    for says, cells in rows.items():
-        shown.add_row(says, *cells)
-    return shown
+
+
+def difference(results: Mapping[str, Any]) -> str:
+    """How the two compare, in one line."""
+    found = results["summary"]["relax - score-function"]
+    return (
+        f"mean of RELAX less that of its rival: {_interval(found['mean'])} episodes; "
+        "it is the quicker one with probability {:.2f} [{:.2f}, {:.2f}]".format(*found["probability_quicker"])
+    )
+
+
+def variance_rows(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Ratios of variances in words, a cell for each of `CHECKPOINTS`."""
+    said = {
+        f"{NAMES['relax']} / value baseline": "relax / score-function",
+        "value baseline / none": "score-function / none",
+    }
+    ratios_of = results["summary"]["variance"]
+    return {says: ["{:.2f} [{:.2f}, {:.2f}]".format(*cell) for cell in ratios_of[name]] for says, name in said.items()}
+
+
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """The summary, for the terminal."""
+    solving = Table("", *NAMES.values())
+    for says, cells in rows(results).items():
+        solving.add_row(says, *cells)
+    spread = Table("variance of the gradient after", *(f"{number} episodes" for number in CHECKPOINTS))
+    for says, cells in variance_rows(results).items():
+        spread.add_row(says, *cells)
+    return [solving, spread]
 
 
 def _interval(estimate: Sequence[float | None]) -> str:

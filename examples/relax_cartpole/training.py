@@ -43,8 +43,7 @@ def train(estimator: str, settings: Settings, seed: int, *, episodes: int = EPIS
         at_least: Go on until so many, solved or not.
     """
     torch.manual_seed(seed)
-    env: gym.Env[Any, Any] = gym.make("CartPole-v1", max_episode_steps=STEP_LIMIT, disable_env_checker=True)
-    env.reset(seed=episode_seed(Purpose.TRAINING, seed))
+    env = make_env(seed)
     policy = mlp([4, *HIDDEN, 2], nn.ReLU)
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
     critic = ESTIMATORS[estimator](4, 2, settings)
@@ -58,13 +57,24 @@ def train(estimator: str, settings: Settings, seed: int, *, episodes: int = EPIS
             solved = len(returns)
         gradient = critic.gradient(policy, episode)
         critic.learn(episode, gradient)
-        for parameter, ours, exploration in zip(
-            policy.parameters(), gradient, entropy_gradient(policy, episode.observations), strict=True
-        ):
-            parameter.grad = -(ours.detach() + ENTROPY_WEIGHT * exploration)
-        optimizer.step()
+        follow(policy, optimizer, gradient, episode.observations)
     env.close()
     return Training(solved, returns)
+
+
+def make_env(seed: int) -> gym.Env[Any, Any]:
+    """CartPole that ends after `STEP_LIMIT` steps, seeded."""
+    env: gym.Env[Any, Any] = gym.make("CartPole-v1", max_episode_steps=STEP_LIMIT, disable_env_checker=True)
+    env.reset(seed=episode_seed(Purpose.TRAINING, seed))
+    return env
+
+
+def follow(policy: nn.Module, optimizer: torch.optim.Optimizer, gradient: Gradient, observations: Tensor) -> None:
+    """One step of the policy along a gradient of the return and that of the entropy."""
+    exploration = entropy_gradient(policy, observations)
+    for parameter, ours, theirs in zip(policy.parameters(), gradient, exploration, strict=True):
+        parameter.grad = -(ours.detach() + ENTROPY_WEIGHT * theirs)
+    optimizer.step()
 
 
 def play(env: gym.Env[Any, Any], policy: nn.Sequential) -> tuple[Episode, float]:
@@ -75,7 +85,9 @@ def play(env: gym.Env[Any, Any], policy: nn.Sequential) -> tuple[Episode, float]
     noise = gumbel_noise((STEP_LIMIT, 2))
     draws = noise.numpy()
     observation, _ = env.reset()
-    observations, actions, rewards = [], [], []
+    observations: list[NDArray[Any]] = []
+    actions: list[int] = []
+    rewards: list[float] = []
     over = False
     while not over:
         action = int(np.argmax(logits(layers, observation) + draws[len(actions)]))

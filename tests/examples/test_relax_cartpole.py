@@ -17,10 +17,11 @@ from agents.compare.fan_out import Finished
 from agents.config import TUNING_SEEDS
 from agents.errors import UserError
 from examples.relax_cartpole import __main__ as command
-from examples.relax_cartpole import protocol, training
+from examples.relax_cartpole import protocol, training, variance
 from examples.relax_cartpole.gradients import ESTIMATORS, Episode, Settings
 from examples.relax_cartpole.protocol import Job, candidates, key, settings_of
-from examples.relax_cartpole.report import summary
+from examples.relax_cartpole.report import difference, rows, summary, variance_rows
+from examples.relax_cartpole.variance import VarianceJob
 from gumbel_rl.critics import mlp
 
 GOOD = Settings(0.01, 0.01, 10.0)
@@ -102,9 +103,15 @@ class Worker:
 
     def __init__(self) -> None:
         self.done: list[Job] = []
+        self.looked: list[int] = []
 
-    def __call__(self, function: Any, items: Sequence[Job], *, jobs: int) -> Iterator[Finished[Job, dict[str, Any]]]:
+    def __call__(self, function: Any, items: Sequence[Any], *, jobs: int) -> Iterator[Finished[Any, dict[str, Any]]]:
         for job in items:
+            if isinstance(job, VarianceJob):
+                self.looked.append(job.seed)
+                found = {"relax": [1.0, 1.0 + job.seed], "score-function": [2.0, 4.0], "none": [8.0, 8.0]}
+                yield Finished(job, found, None)
+                continue
             self.done.append(job)
             # Best at a learning rate of .01; the rival is the slower one.
             solved = 200 + int(500 * abs(np.log10(job.settings.learning_rate / 0.01))) + job.seed % 10
@@ -140,7 +147,9 @@ def test_nothing_is_run_twice(worker: Worker, tmp_path: Path) -> None:
     worker.done.clear()
     assert protocol.measure(path, seeds=3, count=2) == first
     assert worker.done == []
+    assert worker.looked == [0, 1, 2]
     protocol.measure(path, seeds=5, count=2)
+    assert worker.looked == [0, 1, 2, 3, 4]
     assert sorted((job.estimator, job.seed) for job in worker.done) == sorted(
         (name, seed) for name in ESTIMATORS for seed in (3, 4)
     )
@@ -192,7 +201,11 @@ def test_unsolved_runs_count() -> None:
     def runs(*solved: int | None) -> dict[str, Any]:
         return {str(seed): {"solved": one, "cpu_seconds": 2.0} for seed, one in enumerate(solved)}
 
-    said = summary({"relax": runs(100, 200, 300, None), "score-function": runs(None, None, None, 400)})
+    spread = {
+        "0": {"relax": [1.0, 3.0], "score-function": [2.0, 3.0], "none": [8.0, 30.0]},
+        "1": {"relax": [1.1, 3.0], "score-function": [2.0, 3.0], "none": [2.0, 30.0]},
+    }
+    said = summary({"relax": runs(100, 200, 300, None), "score-function": runs(None, None, None, 400)}, spread)
     relax, rival = said["relax"], said["score-function"]
     assert relax["mean"][0] == pytest.approx((600 + training.EPISODES) / 4, abs=0.1)
     assert relax["mean"][1] < relax["mean"][0] < relax["mean"][2]
@@ -201,7 +214,47 @@ def test_unsolved_runs_count() -> None:
     assert rival["median"][0] is None
     assert relax["slowest"] is None
     assert said["relax - score-function"]["mean"][0] == pytest.approx((600 - 400 - 2 * training.EPISODES) / 4, abs=0.1)
-    assert said["relax - score-function"]["probability_quicker"][0] == pytest.approx((3 * 4 + 0.5 * 3) / 16, abs=1e-3)
+    # The three that solved it beat all; the other one ties with three.
+    assert said["relax - score-function"]["probability_quicker"][0] == pytest.approx((3 * 4 + 3 / 2) / 16, abs=1e-3)
+    # Geometric means of 1/2 and 11/20, and of 1 and 1.
+    (ratio, low, high), certain = said["variance"]["relax / score-function"]
+    assert ratio == pytest.approx((1 / 2 * 11 / 20) ** 0.5, abs=1e-3)
+    assert ratio / low == pytest.approx(high / ratio, rel=0.02)
+    assert low < ratio
+    assert certain == [1, 1, 1]
+    assert said["variance"]["score-function / none"][1][0] == pytest.approx(0.1)
+
+
+def test_variances_are_those_of_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variance, "CHECKPOINTS", (2, 4))
+    monkeypatch.setattr(variance, "FRESH", 20)
+    # A value that is always 0 is no baseline.
+    job = VarianceJob((GOOD, Settings(0.01, 0.01, 0.0)), 5)
+    found = variance.measure_variances(job)
+    assert found == variance.measure_variances(job)
+    assert found["score-function"] == found["none"] != found["relax"]
+    good = variance.measure_variances(VarianceJob((GOOD, GOOD), 5))
+    assert good["relax"] == found["relax"]
+    assert good["score-function"] != found["none"]
+
+    monkeypatch.setattr(variance, "ESTIMATORS", {"relax": Constant, "score-function": Constant})
+    found = variance.measure_variances(job)
+    # Entries of +1 and -1 in turn: each has the variance 20/19, and the policy has 50 + 110 + 22 of them.
+    assert found["none"] == pytest.approx([182 * 20 / 19] * 2, rel=1e-3)
+
+
+class Constant:
+    """A gradient of ones, its sign changing from call to call."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.sign = 1.0
+
+    def gradient(self, policy: torch.nn.Module, episode: Episode) -> tuple[torch.Tensor, ...]:
+        self.sign = -self.sign
+        return tuple(torch.full_like(parameter, self.sign) for parameter in policy.parameters())
+
+    def learn(self, episode: Episode, gradient: Any) -> None:
+        pass
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -242,3 +295,15 @@ def test_mistakes_end_with_status_2(
         call(monkeypatch, *arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_page_says_what_was_measured() -> None:
+    results = json.loads(command.RESULT.read_text(encoding="utf-8"))
+    page = (command.ROOT / "docs" / "relax.md").read_text(encoding="utf-8")
+    assert results["summary"] == json.loads(json.dumps(summary(results["runs"], results["variance"])))
+    for says, cells in (rows(results) | variance_rows(results)).items():
+        assert f"| {says} | {' | '.join(cells)} |" in page
+    assert difference(results).replace("mean of RELAX", "Mean of RELAX", 1) in page
+    for settings in results["chosen"].values():
+        for part in settings.split():
+            assert part.partition("=")[2] in page
