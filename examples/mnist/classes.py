@@ -94,7 +94,8 @@ def step_time(digits: Split, classes: int, turns: int) -> dict[str, Any]:
             steps[name]()
             if turn:  # the first is to warm up
                 seconds[name].append(time.process_time() - begun)
-    ratios = np.sort(np.divide(*(seconds[name] for name in ESTIMATORS)))
+    every, single = (np.asarray(seconds[name]) for name in ESTIMATORS)
+    ratios = np.sort(every / single)
     # As many of the turns below the median as leave 2.5 % on each side.
     rank = int(stats.binom.ppf((1 - CONFIDENCE) / 2, turns, 0.5))
     low, high = (ratios[max(rank - 1, 0)], ratios[min(turns - rank, turns - 1)])
