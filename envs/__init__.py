@@ -1,8 +1,9 @@
 """Tasks: environments with known answers, and fast vectorised construction of any environment.
 
 Importing this package registers `gumbel_rl/FactoredBandit-v0`, `gumbel_rl/TabularMDP-v0`, `gumbel_rl/Coordination-v0`
-and two sizes of the last, `gumbel_rl/MaskedCoordination-v0` and `gumbel_rl/LargeCoordination-v0`. It imports Gymnasium; Stable-Baselines3 and torch come in with the first name that needs
-them.
+and three of the last: `gumbel_rl/BinaryCoordination-v0`, `gumbel_rl/MaskedCoordination-v0` and
+`gumbel_rl/LargeCoordination-v0`. It imports Gymnasium; Stable-Baselines3 and torch come in with the first name that
+needs them.
 """
 
 from __future__ import annotations

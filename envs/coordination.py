@@ -53,7 +53,7 @@ class Coordination:
 
     Args:
         factors: `D`; one factor makes the action space `Discrete`.
-        choices: `K`.
+        choices: `K`; two choices of several factors make it `MultiBinary`, more `MultiDiscrete`.
         contexts: `C`.
         steps: `T`.
         masked: Forbid choices, and put masks into the infos.
@@ -223,8 +223,13 @@ class Coordination:
 
     def _spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
         """Observation and action space of one environment."""
-        several = self.factors > 1
-        action = spaces.MultiDiscrete([self.choices] * self.factors) if several else spaces.Discrete(self.choices)
+        action: spaces.Space[Any]
+        if self.factors == 1:
+            action = spaces.Discrete(self.choices)
+        elif self.choices == 2:
+            action = spaces.MultiBinary(self.factors)
+        else:
+            action = spaces.MultiDiscrete([self.choices] * self.factors)
         return spaces.Box(0, 1, (self.contexts + 1,), np.float32), action
 
 

@@ -28,8 +28,9 @@ gym.register(
     entry_point="envs.coordination:CoordinationEnv",
     vector_entry_point="envs.coordination:CoordinationVectorEnv",
 )
-# Two sizes of it, by which agents are compared; solved is within 2 % of the optimum, which is 1 a step.
+# Three of it, by which agents are compared; solved is within 2 % of the optimum, which is 1 a step.
 for name, options in {
+    "BinaryCoordination": {"factors": 16, "choices": 2},
     "MaskedCoordination": {"factors": 8, "choices": 5, "masked": True},
     "LargeCoordination": {"factors": 32, "choices": 10},
 }.items():

@@ -198,7 +198,15 @@ def test_a_third_of_the_choices_is_forbidden_and_one_of_each_factor_is_not(choic
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"masked": True}, {"factors": 1}, {"factors": 1, "masked": True, "choices": 2}, {"contexts": 1}]
+    "options",
+    [
+        {},
+        {"masked": True},
+        {"factors": 1},
+        {"factors": 1, "masked": True, "choices": 2},
+        {"choices": 2},
+        {"contexts": 1},
+    ],
 )
 @pytest.mark.filterwarnings("error")
 def test_gymnasium_and_sb3_accept_it(options):
@@ -212,6 +220,10 @@ def test_spaces_and_observations():
     assert env.observation_space == gym.spaces.Box(0, 1, (5,), np.float32)
     assert env.action_space == gym.spaces.MultiDiscrete([5] * 8)
     assert gym.make(ID, factors=1).action_space == gym.spaces.Discrete(5)
+    assert gym.make(ID, choices=2).action_space == gym.spaces.MultiBinary(8)
+    assert gym.make("gumbel_rl/BinaryCoordination-v0").action_space == gym.spaces.MultiBinary(16)
+    assert gym.make("gumbel_rl/LargeCoordination-v0").action_space == gym.spaces.MultiDiscrete([10] * 32)
+    assert gym.make("gumbel_rl/MaskedCoordination-v0").unwrapped.masked
     observation, info = env.reset(seed=0)
     assert info == {}
     left = [observation[-1]]
