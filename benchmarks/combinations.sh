@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Which critic and which estimator for gumbel-sac, by kind of action space; and the estimators side by side through a
+# critic whose exact expectation is out of reach (an MLP of 390,625 joint actions). What benchmarks/combinations holds
+# already is not run again. Arguments go to every command.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+compare() {
+    python -m agents.compare --out benchmarks/combinations "$@"
+}
+
+# The estimators, on the same critic.
+compare --envs gumbel_rl/MaskedCoordination-v0 --timesteps 15000 --seeds 10 --agents gumbel-sac:critic=mlp \
+    --estimators st-gumbel-softmax straight-through gumbel-softmax score-function rloo local-expectation "$@"
+
+# Critics with the estimators that fit them: Discrete, MultiBinary, MultiDiscrete with masks.
+combinations=(
+    --agents gumbel-sac:critic=multilinear,estimator=exact
+    gumbel-sac:critic=multilinear,estimator=st-gumbel-softmax
+    gumbel-sac:critic=action-linear,estimator=exact
+    gumbel-sac:critic=mlp,estimator=st-gumbel-softmax
+    gumbel-sac:critic=mlp,estimator=rloo
+    gumbel-sac:critic=mlp,estimator=local-expectation
+    gumbel-sac:critic=interpolated,estimator=st-gumbel-softmax
+    gumbel-sac:critic=ordinal,estimator=st-gumbel-softmax
+)
+for env in CartPole-v1 gumbel_rl/BinaryCoordination-v0 gumbel_rl/MaskedCoordination-v0; do
+    compare --envs "$env" --timesteps 15000 --seeds 5 "${combinations[@]}" "$@"
+done
