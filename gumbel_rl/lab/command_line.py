@@ -46,7 +46,9 @@ def parse(options: type[Options], argv: Sequence[str] | None, *, prog: str, desc
             if not plain.strip("─╰╯"):
                 break
             words.append(plain)
-        raise ValueError(" ".join(words) or "the options are not understood; --help lists them") from None
+        raise ValueError(
+            " ".join(words).removeprefix("Error parsing ") or "the options are not understood; --help lists them"
+        ) from None
 
 
 def fail(error: Exception) -> NoReturn:

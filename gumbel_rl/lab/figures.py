@@ -94,6 +94,7 @@ def error_against_temperature(rows: Sequence[Row]) -> Figure:
     """Mean squared error over temperatures; estimators without one are level lines."""
 
     def draw(axes: Axes, own: list[Row], looks: Mapping[str, Line2D]) -> None:
+        _nothing(axes)
         temperatures = sorted({row.cell.temperature for row in own if row.cell.temperature is not None})
         y = _log_with_zero(axes, [row.quality.mse for row in own], horizontal=False)
         axes.set_xscale("log")
@@ -116,7 +117,7 @@ def error_against_temperature(rows: Sequence[Row]) -> Figure:
     return _panels(
         rows,
         draw,
-        title="Mean squared error of one estimate, relative to the exact gradient (dashed: no temperature)",
+        title="Error of one estimate, relative to the exact gradient (dashed: no temperature; dotted: to estimate 0)",
         x="temperature",
         y="mean squared error",
     )
@@ -129,6 +130,7 @@ def cost_against_error(rows: Sequence[Row]) -> Figure:
         best.setdefault((row.problem, row.cell.label, row.cell.samples), row)
 
     def draw(axes: Axes, own: list[Row], looks: Mapping[str, Line2D]) -> None:
+        _nothing(axes)
         y = _log_with_zero(axes, [row.quality.mse for row in own], horizontal=False)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -145,8 +147,7 @@ def cost_against_error(rows: Sequence[Row]) -> Figure:
     return _panels(
         list(best.values()),
         draw,
-        title=f"What an estimate costs and how far off it is, with {samples} samples (larger marks: more), "
-        "each at its best temperature",
+        title=f"Cost and error of an estimate of {samples} samples (larger marks: more), each at its best temperature",
         x="microseconds of processor time for one state",
         y="mean squared error",
         all_samples=True,
@@ -236,6 +237,11 @@ def _log_with_zero(axes: Axes, values: Sequence[float], *, horizontal: bool) -> 
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: "0" if has_zero and value < 2 * floor else f"{value:g}"))
     return lambda value: value if value >= SMALLEST else floor
+
+
+def _nothing(axes: Axes) -> None:
+    """A line at the error of an estimate that is always 0."""
+    axes.axhline(1.0, color=INK, alpha=0.5, linewidth=0.9, dashes=(1, 2), zorder=1.5)
 
 
 def _errors(axes: Axes) -> None:

@@ -14,6 +14,7 @@ Standard errors are by the jackknife, leaving out one block of estimates at a ti
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -95,15 +96,43 @@ def measure(estimator: Estimator, problem: Problem, estimates: int = 2000, seed:
     """
     if estimates < 2 * BLOCKS:
         raise ValueError(f"estimates must be at least {2 * BLOCKS}, got {estimates}")
-    size = 1 if isinstance(estimator, Exact) else estimates // BLOCKS
-    tally = _Tally(problem, size)
+    return quality_of(
+        lambda repeats: logits_gradient(estimator, problem.dist, problem.f, repeats),
+        problem.gradient,
+        size=1 if isinstance(estimator, Exact) else estimates // BLOCKS,
+        at_once=repeats_at_once(estimator, problem.dist),
+        reference_error=problem.reference_error,
+        seed=seed,
+    )
+
+
+def quality_of(
+    draw: Callable[[int], Tensor],
+    truth: Tensor,
+    *,
+    size: int,
+    at_once: int,
+    reference_error: float = 0.0,
+    seed: int = 0,
+) -> Quality:
+    """Quality of estimates of any gradient.
+
+    Args:
+        draw: Makes so many independent estimates, `[R, B, N]`.
+        truth: The exact gradient `[B, N]`.
+        size: Estimates of a block.
+        at_once: Most estimates that are drawn in one call.
+        reference_error: Variance of `truth`, summed over its entries, if it is not exact.
+        seed: Of the random numbers.
+    """
+    tally = _Tally(truth, size, reference_error)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for _ in range(BLOCKS):
             done = 0
             while done < size:
-                repeats = min(size - done, repeats_at_once(estimator, problem.dist))
-                tally.add(logits_gradient(estimator, problem.dist, problem.f, repeats))
+                repeats = min(size - done, at_once)
+                tally.add(draw(repeats))
                 done += repeats
             tally.end_block()
     return tally.quality()
@@ -126,10 +155,11 @@ def repeats_at_once(estimator: Estimator, dist: FactoredCategorical) -> int:
 class _Tally:
     """Sums over estimates, block by block. The bias is tested across halves, see `_bias_p`."""
 
-    def __init__(self, problem: Problem, size: int) -> None:
-        self.problem = problem
+    def __init__(self, truth: Tensor, size: int, reference_error: float) -> None:
         self.size = size
-        self.truth = problem.gradient.flatten().double()
+        self.truth = truth.flatten().double()
+        self.scale = max(float(self.truth.square().sum()), 1e-300)
+        self.reference_error = reference_error
         self.sums: list[Tensor] = []  # of the errors, a vector for each block
         self.scalars: list[Tensor] = []  # of squared errors, cosines and zero rows
         self.directions: list[tuple[float, float]] = []  # sum, and sum of squares, of errors along a direction
@@ -173,7 +203,7 @@ class _Tally:
         bias2_error, variance_error, mse_error, cosine_error, _ = errors.tolist()
         return Quality(
             bias2=bias2,
-            bias2_error=math.hypot(bias2_error, self.problem.reference_error / max(self.problem.scale, 1e-300)),
+            bias2_error=math.hypot(bias2_error, self.reference_error / self.scale),
             variance=variance,
             variance_error=variance_error,
             mse=mse,
@@ -191,9 +221,9 @@ class _Tally:
         squares = scalars[:, 0]
         of_mean = (sums / n).square().sum(-1)
         variance = (squares - n * of_mean) / max(n - 1, 1)
-        bias2 = of_mean - variance / n - self.problem.reference_error
-        mse = squares / n - self.problem.reference_error
-        relative = torch.stack([bias2, variance, mse], -1) / max(self.problem.scale, 1e-300)
+        bias2 = of_mean - variance / n - self.reference_error
+        mse = squares / n - self.reference_error
+        relative = torch.stack([bias2, variance, mse], -1) / self.scale
         relative = torch.where(relative.abs() < ROUNDING, 0.0, relative)
         return torch.cat([relative, scalars[:, 1:] / n], -1)
 
@@ -203,7 +233,7 @@ class _Tally:
         The first half of the estimates says in which direction the mean errs, the second whether it errs that way: one
         number of known variance for each estimate, whose mean is normal.
         """
-        if self.problem.reference_error:
+        if self.reference_error:
             return math.nan
         if bias2 == 0.0:
             return 1.0

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from gumbel_rl.lab.sweep import Results, Row
+from gumbel_rl.lab.sweep import Refusal, Results, Row
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -100,11 +100,11 @@ def to_markdown(results: Results, command: str, settings: str) -> str:
 
 EXPLANATION = (
     "Squared bias, variance and mean squared error are of one estimate, relative to the squared norm of the exact "
-    "gradient, ± a standard error. **Bold**: a bias that chance alone would look like less than once in a million "
-    "times. The squared bias of an unbiased estimator is 0 on average, so that half of the measured ones are negative. "
-    "T: temperature. Cosine: with the exact gradient, of one estimate for all rows. Zero: share of rows whose gradient "
-    "is exactly zero. µs: microseconds of processor time of an estimate for one state in a batch, forward and "
-    "backward; the quartiles are in the CSV file."
+    "gradient, ± a standard error: to estimate nothing, always 0, is an error of 1. **Bold**: a bias that chance alone "
+    "would look like less than once in a million times. The squared bias of an unbiased estimator is 0 on average, so "
+    "that half of the measured ones are negative. T: temperature. Cosine: with the exact gradient, of one estimate for "
+    "all rows. Zero: share of rows whose gradient is exactly zero. µs: microseconds of processor time of an estimate for "
+    "one state in a batch, forward and backward; the quartiles are in the CSV file."
 )
 
 
@@ -126,8 +126,9 @@ def terminal_table(results: Results, problem: str) -> Table:
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in best.values():
         q = row.quality
-        bias = f"{q.bias2:.3f}{'*' if is_biased(row) else ' '}"
-        table.add_row(*_cells(row)[:2], bias, f"{q.variance:.3f}", f"{q.mse:.3f}", f"{q.cosine:.3f}", *_cells(row)[-2:])
+        # Adding zero turns the -0.0 that rounding leaves behind into 0.0.
+        bias, *others = (f"{round(value, 3) + 0.0:.3f}" for value in (q.bias2, q.variance, q.mse, q.cosine))
+        table.add_row(*_cells(row)[:2], f"{bias}{'*' if is_biased(row) else ' '}", *others, *_cells(row)[-2:])
     return table
 
 
@@ -146,12 +147,19 @@ def problems(rows: Iterable[Row]) -> list[str]:
 
 
 def refused(results: Results) -> list[str]:
-    """What could not be measured, and why, each reason once for an estimator."""
-    lines = (
-        f"`{refusal.cell.label}` with {refusal.cell.samples} samples on {refusal.problem}: {refusal.reason}"
-        for refusal in results.refusals
-    )
-    return list(dict.fromkeys(lines))
+    """What could not be measured, and why, a line for each estimator and reason."""
+    groups: dict[tuple[str, str], list[Refusal]] = {}
+    for refusal in results.refusals:
+        groups.setdefault((refusal.cell.label, refusal.reason), []).append(refusal)
+    lines = []
+    for (label, reason), refusals in groups.items():
+        samples = sorted({refusal.cell.samples for refusal in refusals})
+        where = dict.fromkeys(refusal.problem for refusal in refusals)
+        everywhere = {row.problem for row in results.rows} <= set(where)
+        on = "" if everywhere else f" on {'; '.join(where)}"
+        noun = "sample" if samples == [1] else "samples"
+        lines.append(f"`{label}` with {', '.join(map(str, samples))} {noun}{on}: {reason}")
+    return lines
 
 
 def is_biased(row: Row) -> bool:

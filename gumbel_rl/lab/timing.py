@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gumbel_rl.diagnostics import logits_gradient
 from gumbel_rl.estimators import Estimator
@@ -48,14 +49,31 @@ def time_all(
         told: Called after each round.
     """
     wanted = max(1, BATCH // problem.states)
-    repeats = [min(wanted, repeats_at_once(estimator, problem.dist)) for estimator in estimators]
-    times: list[list[float]] = [[] for _ in estimators]
+    calls = []
+    for estimator in estimators:
+        repeats = min(wanted, repeats_at_once(estimator, problem.dist))
+        call = partial(logits_gradient, estimator, problem.dist, problem.f, repeats)
+        calls.append((call, repeats * problem.states))
+    return time_calls(calls, rounds, told)
+
+
+def time_calls(
+    calls: Sequence[tuple[Callable[[], object], int]], rounds: int = ROUNDS, told: Callable[[], object] = lambda: None
+) -> list[Timing]:
+    """Time calls, taking turns.
+
+    Args:
+        calls: Each with the number of states it is for.
+        rounds: How often each is timed, after once that does not count.
+        told: Called after each round.
+    """
+    times: list[list[float]] = [[] for _ in calls]
     for number in range(rounds + 1):
-        for estimator, repeat, own in zip(estimators, repeats, times, strict=True):
+        for (call, states), own in zip(calls, times, strict=True):
             start = time.process_time()
-            logits_gradient(estimator, problem.dist, problem.f, repeat)
+            call()
             if number:
-                own.append((time.process_time() - start) / (repeat * problem.states))
+                own.append((time.process_time() - start) / states)
         told()
     quartiles = [statistics.quantiles(own, n=4, method="inclusive") for own in times]
     return [
