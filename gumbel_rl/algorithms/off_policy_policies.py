@@ -131,9 +131,9 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         self.actor_parameters = list(self.actor.parameters())
         if not share_features_extractor:
             self.actor_parameters += self.features_extractor.parameters()
-        self.critic_parameters = list(self.critics.parameters())
+        self.critic_parameters: list[Tensor] = list(self.critics.parameters())
         # Listed once: to walk through the modules in every update would take a tenth of its time.
-        self._target_parameters = list(self.target.parameters())
+        self._target_parameters: list[Tensor] = list(self.target.parameters())
         self._target_has_buffers = any(True for _ in self.target.buffers())
         trained = [*self.critic_parameters, *self.actor_parameters, self.log_ent_coef]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
