@@ -44,5 +44,6 @@ def make_model(
         told = few_labels(digits.train, labels)
         # A dynamic binarisation leaves training digits grey; those with a label are in every batch, and stay the same.
         told = type(told)(binarise(told.images, "fixed", torch.Generator().manual_seed(0)), told.labels)
-        return SemiSupervised(estimator_from(estimator), told, alpha=alpha)
+        share = len(told) / len(digits.train)
+        return SemiSupervised(estimator_from(estimator), told, alpha=alpha, share=share)
     raise ValueError(f"unknown model {name!r}; known are {', '.join(MODELS)}")

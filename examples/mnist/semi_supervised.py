@@ -12,7 +12,7 @@ from examples.mnist.digits import CLASSES, PIXELS, Digits, stratified
 from examples.mnist.latents import bernoulli_log_prob
 from gumbel_rl import ActionFactors, Estimator, FactoredCategorical
 
-STYLE = 32
+STYLE = 8
 HIDDEN = 256
 LABEL_SEED = 2014
 
@@ -26,24 +26,32 @@ class SemiSupervised(nn.Module):
 
     and `E_q(y|x) L(x, y) + H(q(y | x))` for one whose class is not. `L(x, .)` is the estimator's objective, with one
     reparameterised draw of `z`: `exact` evaluates it for every class, which is marginalisation; `st-gumbel-softmax`
-    for one class. What is minimised is minus both bounds, averaged over each kind of digit, minus `alpha log q(y | x)`
-    on the digits whose class is known.
+    for one class. What is minimised is minus the mean bound of digits without a class, minus `share` times that of
+    digits with one, minus `alpha` times their mean `log q(y | x)`.
 
     Args:
         estimator: Of the gradient.
         labelled: Digits whose class is known; all of them are in every step.
         classes: Number of classes; more than digits have is for measuring time.
         alpha: Weight of the classification.
+        share: Digits with a class for each without: 1 would let the decoder learn the few by heart.
         pixels: Of a digit.
     """
 
     def __init__(
-        self, estimator: Estimator, labelled: Digits, classes: int = CLASSES, alpha: float = 1.0, pixels: int = PIXELS
+        self,
+        estimator: Estimator,
+        labelled: Digits,
+        classes: int = CLASSES,
+        alpha: float = 1.0,
+        share: float = 1.0,
+        pixels: int = PIXELS,
     ) -> None:
         super().__init__()
         self.estimators = [estimator]
         self.factors = ActionFactors((classes,))
         self.alpha = alpha
+        self.share = share
         self.labelled = labelled
         self.classifier = nn.Sequential(nn.Linear(pixels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes))
         self.style_of_pixels = nn.Linear(pixels, HIDDEN)
@@ -74,7 +82,8 @@ class SemiSupervised(nn.Module):
     def joint_bound(self, pixels: Tensor, classes: Tensor) -> Tensor:
         """`L(x, y)` with one draw of `z`: pixels `[B, 784]`, one-hot or relaxed classes `[*, B, C]`, to `[*, B]`."""
         mean, log_std = self.encode(pixels, classes)
-        styles = mean + log_std.exp() * torch.randn_like(mean)
+        # The same noise for all classes, whose differences are what the classifier learns from.
+        styles = mean + log_std.exp() * torch.randn(mean.shape[-2:], dtype=mean.dtype, device=mean.device)
         divergence = 0.5 * (mean.square() + (2 * log_std).exp() - 1.0).sum(-1) - log_std.sum(-1)
         return bernoulli_log_prob(self.decode(styles, classes), pixels) - divergence - self.factors.max_entropy
 
@@ -93,7 +102,7 @@ class SemiSupervised(nn.Module):
         """What is minimised, and the mean bound of the digits without a class, both scalars."""
         bound = self.bound(pixels).mean()
         known, classified = self.labelled_terms()
-        return -(bound + known.mean() + self.alpha * classified.mean()), bound.detach()
+        return -(bound + self.share * known.mean() + self.alpha * classified.mean()), bound.detach()
 
     def adapt(self, pixels: Tensor) -> None:
         """Let the estimator learn, if it does."""

@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 from examples.mnist.digits import Digits
 from examples.mnist.latents import estimator_from
-from examples.mnist.semi_supervised import SemiSupervised, few_labels
+from examples.mnist.semi_supervised import STYLE, SemiSupervised, few_labels
 
 CLASSES, PIXELS = 3, 6
 
@@ -24,7 +24,7 @@ def labelled() -> Digits:
 
 def make(estimator: str = "exact", alpha: float = 1.0) -> SemiSupervised:
     torch.manual_seed(0)
-    return SemiSupervised(estimator_from(estimator), labelled(), classes=CLASSES, alpha=alpha, pixels=PIXELS)
+    return SemiSupervised(estimator_from(estimator), labelled(), classes=CLASSES, alpha=alpha, share=0.5, pixels=PIXELS)
 
 
 def log_joint_bound(model: SemiSupervised, pixels: Tensor, label: int, noise: Tensor) -> Tensor:
@@ -44,10 +44,10 @@ def test_marginalised_loss_is_the_sum_over_classes() -> None:
     torch.manual_seed(3)
     loss, bound = model.loss(pixels)
     torch.manual_seed(3)
-    noise = torch.randn(CLASSES, 5, 32)
-    noise_known = torch.randn(4, 32)
+    noise = torch.randn(5, STYLE)
+    noise_known = torch.randn(4, STYLE)
     q = Categorical(logits=model.classifier(pixels))
-    joint = torch.stack([log_joint_bound(model, pixels, label, noise[label]) for label in range(CLASSES)], -1)
+    joint = torch.stack([log_joint_bound(model, pixels, label, noise) for label in range(CLASSES)], -1)
     expected = ((q.probs * joint).sum(-1) + q.entropy()).mean()
     torch.testing.assert_close(bound, expected)
     rows = [
@@ -55,7 +55,7 @@ def test_marginalised_loss_is_the_sum_over_classes() -> None:
         for i in range(4)
     ]
     classified = Categorical(logits=model.classifier(known.images)).log_prob(known.labels)
-    whole = -(expected + torch.stack(rows).mean() + 7.0 * classified.mean())
+    whole = -(expected + 0.5 * torch.stack(rows).mean() + 7.0 * classified.mean())
     torch.testing.assert_close(loss, whole)
     parameters = list(model.parameters())
     for ours, theirs in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(whole, parameters), strict=True):
