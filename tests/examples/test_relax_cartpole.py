@@ -78,12 +78,11 @@ def test_it_learns(estimator: str) -> None:
     assert np.mean(returns[-30:]) > 60 > 40 > np.mean(returns[:30])
 
 
-@pytest.mark.parametrize(("last", "solved"), [(195.0, None), (196.0, 150)])
+@pytest.mark.parametrize(("bad", "good", "solved"), [(50, 195.0, None), (50, 196.0, 150), (0, 200.0, 100)])
 def test_solved_is_a_mean_above_195_over_100_episodes(
-    last: float, solved: int | None, monkeypatch: pytest.MonkeyPatch
+    bad: int, good: float, solved: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # 50 bad episodes, then as many good ones as a window holds.
-    totals = iter([9.0] * 50 + [last] * 150)
+    totals = iter([9.0] * bad + [good] * (200 - bad))
 
     def scripted(env: Any, policy: Any) -> tuple[Episode, float]:
         noise = torch.zeros(2, 2)
