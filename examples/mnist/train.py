@@ -56,7 +56,7 @@ class Options:
     """Step size."""
     labels: Annotated[int, option(Count, "N")] = 100
     """Digits whose class the semi-supervised model is told."""
-    alpha: Annotated[float, option(NonNegative, "A")] = 1.0
+    alpha: Annotated[float, option(NonNegative, "A")] = 1000.0
     """Weight of classification in the semi-supervised model."""
     samples: Annotated[int, option(Count, "M")] = 1000
     """Samples of the importance-weighted bound on the test digits."""

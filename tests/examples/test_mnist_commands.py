@@ -219,4 +219,5 @@ def test_classes(miniature: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert set(found["step_time"]) == {"10", "100"}
     assert all(entry["ratio"][1] <= entry["ratio"][0] <= entry["ratio"][2] for entry in found["step_time"].values())
     assert [len(entry["runs"]) for entry in found["accuracy"].values()] == [2, 2]
-    assert len(classes.tables(found)) == 9
+    assert len(found["labels_alone"]) == 2
+    assert len(classes.tables(found)) == 10
