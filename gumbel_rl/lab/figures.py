@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from gumbel_rl.estimators import ESTIMATORS
 from gumbel_rl.lab.report import common_samples, is_biased, problems
@@ -133,6 +133,8 @@ def cost_against_error(rows: Sequence[Row]) -> Figure:
         _nothing(axes)
         y = _log_with_zero(axes, [row.quality.mse for row in own], horizontal=False)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         for label, cells in _by_label(own).items():
             look = looks[label]

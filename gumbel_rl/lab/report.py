@@ -103,8 +103,8 @@ EXPLANATION = (
     "gradient, ± a standard error: to estimate nothing, always 0, is an error of 1. **Bold**: a bias that chance alone "
     "would look like less than once in a million times. The squared bias of an unbiased estimator is 0 on average, so "
     "that half of the measured ones are negative. T: temperature. Cosine: with the exact gradient, of one estimate for "
-    "all rows. Zero: share of rows whose gradient is exactly zero. µs: microseconds of processor time of an estimate for "
-    "one state in a batch, forward and backward; the quartiles are in the CSV file."
+    "all rows. Zero: share of rows whose gradient is exactly zero. µs: microseconds of processor time of an estimate "
+    "for one state in a batch, forward and backward; the quartiles are in the CSV file."
 )
 
 
@@ -171,13 +171,13 @@ def uncertain(value: float, error: float) -> str:
     """A number with its standard error, to the error's first digit or, if that is 1, the second: `0.265 ± 0.003`."""
     if not error > 0:
         return "0" if value == 0 else f"{value:.3g}"
-    places = -math.floor(math.log10(error))
+    places = max(-math.floor(math.log10(error)), 0)
     if error * 10**places < 2:
         places += 1
     if places > 6:
         return f"{value:.1e} ± {error:.0e}"
     # Adding zero turns the -0.0 that rounding leaves behind into 0.0.
-    return f"{round(value, places) + 0.0:.{max(places, 0)}f} ± {error:.{max(places, 0)}f}"
+    return f"{round(value, places) + 0.0:.{places}f} ± {error:.{places}f}"
 
 
 def _cells(row: Row) -> list[str]:

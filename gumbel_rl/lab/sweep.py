@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gumbel_rl.estimators import Estimator, Exact
 from gumbel_rl.lab.labels import make, sweeps
-from gumbel_rl.lab.measurement import Quality, learn, measure
+from gumbel_rl.lab.measurement import BLOCKS, Quality, learn, measure
 from gumbel_rl.lab.problems import Problem
 from gumbel_rl.lab.timing import ROUNDS, Timing, time_all
 
@@ -97,6 +97,11 @@ class Sweep:
                 raise ValueError(f"give at least one of {name}")
             if not all(0 < number < float("inf") for number in numbers):
                 raise ValueError(f"{name} must be positive numbers, got {', '.join(map(str, numbers))}")
+        if self.estimates < 2 * BLOCKS or self.learning_steps < 0:
+            raise ValueError(
+                f"estimates must be at least {2 * BLOCKS} and learning steps at least 0, got {self.estimates} and "
+                f"{self.learning_steps}"
+            )
         for label in self.labels:
             make(label, multilinear=False)
 
@@ -133,7 +138,7 @@ def run(
             else:
                 measured.append((cell, *outcome))
             told(f"{problem.name}: {cell.label}", share)
-        step = 0.05 * len(cells) * share / (sweep.rounds + 1)
+        step = 0.05 * len(cells) * share / sweep.rounds
         timings = time_all(
             [estimator for _, estimator, _ in measured],
             problem,

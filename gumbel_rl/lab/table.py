@@ -60,11 +60,11 @@ class Options:
     """A page of Markdown whose table, between two comments, is replaced."""
     samples: int = 4
     """Samples that an estimate averages; at least 2, for the baselines."""
-    estimates: int = 20_000
+    estimates: int = 5000
     """Independent estimates for each number."""
-    learning_steps: int = 1000
+    learning_steps: int = 500
     """Steps that rebar and relax learn before they are measured."""
-    rounds: int = 31
+    rounds: int = 21
     """How often each is timed."""
     seed: int = 0
     """Of objectives and noise."""
@@ -75,9 +75,9 @@ class Options:
 def measure_all(
     *,
     samples: int = 4,
-    estimates: int = 20_000,
-    learning_steps: int = 1000,
-    rounds: int = 31,
+    estimates: int = 5000,
+    learning_steps: int = 500,
+    rounds: int = 21,
     seed: int = 0,
     told: Callable[[str, float], object] = lambda what, share: None,
 ) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def measure_all(
             entry[kind] = asdict(quality)
             told(f"{method.key}, {kind}", share)
         content[method.key] = entry
-    timings = time_calls(calls, rounds, lambda: told("timing", 0.1 / (rounds + 1)))
+    timings = time_calls(calls, rounds, lambda: told("timing", 0.1 / rounds))
     clock = timings[list(content).index(CLOCK)]
     for entry, timing in zip(content.values(), timings, strict=True):
         entry["time"] = _ratio(timing, clock)

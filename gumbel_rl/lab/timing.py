@@ -45,7 +45,7 @@ def time_all(
     Args:
         estimators: The estimators.
         problem: The problem; its rows are repeated until there are about `BATCH`.
-        rounds: How often each is timed, after once that does not count.
+        rounds: How often each is timed, right after a call that is not.
         told: Called after each round.
     """
     wanted = max(1, BATCH // problem.states)
@@ -64,16 +64,16 @@ def time_calls(
 
     Args:
         calls: Each with the number of states it is for.
-        rounds: How often each is timed, after once that does not count.
+        rounds: How often each is timed, right after a call that is not.
         told: Called after each round.
     """
     times: list[list[float]] = [[] for _ in calls]
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for (call, states), own in zip(calls, times, strict=True):
+            call()  # untimed: what the one before has left in caches and memory is not its cost
             start = time.process_time()
             call()
-            if number:
-                own.append((time.process_time() - start) / states)
+            own.append((time.process_time() - start) / states)
         told()
     quartiles = [statistics.quantiles(own, n=4, method="inclusive") for own in times]
     return [
