@@ -33,7 +33,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seeds", type=int, default=30, help="evaluation seeds of each gradient (30)")
-    parser.add_argument("--candidates", type=int, default=8, help="settings tried of each gradient (8)")
+    parser.add_argument("--candidates", type=int, default=16, help="settings tried of each gradient (16)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (1)")
     parser.add_argument("--out", type=Path, default=RESULT, help="the results, to write and to go on with")
     parser.add_argument("--figure", type=Path, help="SVG or PNG (in docs/assets, or beside --out if that is given)")

@@ -25,7 +25,7 @@ from examples.relax_cartpole.variance import VarianceJob, measure_variances
 # Bounds of the search, on logarithmic scales; the published grid of learning rates was .001 to .01.
 SPACE = {"learning_rate": (0.003, 0.03), "critic_learning_rate": (0.003, 0.03), "critic_scale": (1.0, 100.0)}
 # Every candidate is tried on the first seeds, the best of them on the others too.
-FIRST_SEEDS, FINAL_SEEDS, FINALISTS = range(1, 5), range(5, 11), 3
+FIRST_SEEDS, FINAL_SEEDS, FINALISTS = range(1, 5), range(5, 17), 3
 TUNING_EPISODES = 750
 # Learning curves are as long as this, in points of so many episodes.
 CURVE, POINT = 600, 10
@@ -117,7 +117,7 @@ def write(results: Mapping[str, Any], path: Path) -> None:
     """
     parts = []
     for name, value in results.items():
-        if name in ("tuning", "runs"):
+        if name in ("tuning", "runs", "turned_down"):
             methods = ",\n".join(f"{json.dumps(method)}: {_lines(entries)}" for method, entries in value.items())
             parts.append(f"{json.dumps(name)}: {{\n{methods}\n}}")
         else:
@@ -159,7 +159,7 @@ def tuning_jobs(
                 yield Job(estimator, settings, TUNING_SEEDS + seed, TUNING_EPISODES)
 
 
-def measure(path: Path, *, seeds: int = 30, count: int = 8, jobs: int = 1) -> dict[str, Any]:
+def measure(path: Path, *, seeds: int = 30, count: int = 16, jobs: int = 1) -> dict[str, Any]:
     """Run what the file at `path` does not hold yet, and write it after every run.
 
     Args:
@@ -182,6 +182,10 @@ def measure(path: Path, *, seeds: int = 30, count: int = 8, jobs: int = 1) -> di
                 tried[str(job.seed)] = found["solved"]
             else:
                 runs = results["runs"][job.estimator]
+                if (earlier := runs.get(str(job.seed))) is not None:
+                    # Of settings that more tuning has turned down: nothing that was measured is thrown away.
+                    by_settings = results.setdefault("turned_down", {}).setdefault(job.estimator, {})
+                    by_settings.setdefault(earlier["settings"], {})[str(job.seed)] = earlier["solved"]
                 runs[str(job.seed)] = {"settings": key(job.settings), **found}
                 results["runs"][job.estimator] = dict(sorted(runs.items(), key=lambda pair: int(pair[0])))
             write(results, path)

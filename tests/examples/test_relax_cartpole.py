@@ -131,7 +131,7 @@ def test_both_are_tuned_alike_and_on_seeds_of_their_own(worker: Worker, tmp_path
     tuning = [job for job in worker.done if job.seed > TUNING_SEEDS]
     for name in ESTIMATORS:
         own = [job for job in tuning if job.estimator == name]
-        assert len(own) == len(set(own)) == 8 * 4 + 3 * 6
+        assert len(own) == len(set(own)) == 8 * 4 + 3 * 12
         assert {job.settings for job in own} == set(candidates(8))
         best = min(candidates(8), key=lambda settings: abs(np.log10(settings.learning_rate / 0.01)))
         assert results["chosen"][name] == key(best)
@@ -154,11 +154,13 @@ def test_nothing_is_run_twice(worker: Worker, tmp_path: Path) -> None:
     )
 
 
-def test_runs_with_settings_that_are_no_longer_chosen_are_replaced(worker: Worker, tmp_path: Path) -> None:
+def test_runs_with_settings_that_are_no_longer_chosen_are_put_aside(worker: Worker, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     results = protocol.measure(path, seeds=2, count=1)
-    before = results["chosen"]["relax"]
+    before, solved = results["chosen"]["relax"], [run["solved"] for run in results["runs"]["relax"].values()]
     results = protocol.measure(path, seeds=2, count=8)
+    assert results["turned_down"]["relax"] == {before: dict(zip("01", solved, strict=True))}
+    assert protocol.read(path) == results
     assert results["chosen"]["relax"] != before
     assert {run["settings"] for run in results["runs"]["relax"].values()} == {results["chosen"]["relax"]}
 
