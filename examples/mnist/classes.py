@@ -6,8 +6,9 @@
 
 Accuracy: `exact` and `st-gumbel-softmax` with 100 labels, on the test digits, with the parameters of the last update.
 The weight of the classification is the one of `WEIGHTS` with the best accuracy on the validation digits with seed
-`TUNING_SEED`. The classifier trained on the labels alone stands beside them. Step time: a whole training step, with 10 classes and with 100, the two in turns
-in one process; the ratio is the median over turns with the interval between order statistics that holds it at 95 %.
+`TUNING_SEED`. The classifier trained on the labels alone stands beside them. Step time: a whole training step, with 10
+classes and with 100, the two in turns in one process; the ratio is the median over turns with the interval between
+order statistics that holds it at 95 %.
 """
 
 from __future__ import annotations
