@@ -13,6 +13,7 @@ validation bound was best. Every run is kept as soon as it is done: a killed com
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -273,12 +274,12 @@ def table(found: dict[str, Any], problem: str) -> list[str]:
         mean, half = interval([-run["test"] for run in by_seed.values()])
         paired = [reference[seed]["test"] - run["test"] for seed, run in by_seed.items() if seed in reference]
         difference, reach = interval(paired) if paired else (float("nan"), float("nan"))
-        against = "0" if name == "st-gumbel-softmax" else f"{difference:+.1f} ± {reach:.1f}" if paired else "–"
+        against = "0" if name == "st-gumbel-softmax" else _with_reach(difference, reach, "+") if paired else "–"
         step = 1e3 * float(np.median([run["seconds_a_step"] for run in by_seed.values()]))
         published = PROBLEMS[problem].published.get(name)
         cells = [
             f"`{ESTIMATORS[name]}`",
-            f"{mean:.1f} ± {half:.1f}",
+            _with_reach(mean, half),
             against,
             "–" if published is None else f"{published:.1f}",
             shown("train"),
@@ -302,6 +303,11 @@ def table(found: dict[str, Any], problem: str) -> list[str]:
         "seeds",
     )
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(row for _, row in sorted(rows))] if rows else []
+
+
+def _with_reach(mean: float, half: float, sign: str = "") -> str:
+    """A single seed has no interval."""
+    return f"{mean:{sign}.1f}" if math.isnan(half) else f"{mean:{sign}.1f} ± {half:.1f}"
 
 
 def _read(file: Path) -> dict[str, Any]:
