@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,8 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "svg.fonttype": "none",
 }
-COLUMNS, PANEL = 3, (3.5, 3.1)
+COLUMNS, PANEL = 3, (3.8, 3.1)
+LETTERS = 38  # of a title above a panel
 
 # What is below is drawn as 0.
 SMALLEST = 1e-4
@@ -178,7 +180,8 @@ def _panels(rows: Sequence[Row], draw: Draw, *, title: str, x: str, y: str, all_
         samples = common_samples(rows, name)
         own = [row for row in rows if row.problem == name and (all_samples or row.cell.samples == samples)]
         noun = "sample" if samples == 1 else "samples"
-        axes.set_title(name if all_samples else f"{name}, {samples} {noun}", loc="left")
+        label = name if all_samples else f"{name}, {samples} {noun}"
+        axes.set_title(textwrap.fill(label, LETTERS if columns > 1 else 2 * LETTERS), loc="left")
         draw(axes, own, looks)
         axes.set_xlabel(x)
         if number % columns == 0:
@@ -191,9 +194,9 @@ def _looks(labels: Iterable[str]) -> dict[str, Line2D]:
     """Colour and mark of each label: an estimator of the registry has the same in every figure."""
     known = list(ESTIMATORS)
     looks = {}
-    for label in dict.fromkeys(labels):
-        if label not in known:
-            known.append(label)
+    given = dict.fromkeys(labels)
+    known += [label for label in given if label not in known]
+    for label in sorted(given, key=known.index):
         place = known.index(label) % len(COLOURS)
         looks[label] = Line2D([], [], color=COLOURS[place], marker=MARKERS[place], markersize=6, linewidth=1.2)
     return looks

@@ -127,7 +127,10 @@ def terminal_table(results: Results, problem: str) -> Table:
     for row in best.values():
         q = row.quality
         # Adding zero turns the -0.0 that rounding leaves behind into 0.0.
-        bias, *others = (f"{round(value, 3) + 0.0:.3f}" for value in (q.bias2, q.variance, q.mse, q.cosine))
+        bias, *others = (
+            f"{round(value, 3) + 0.0:.3f}" if value < 100 else f"{value:,.0f}"
+            for value in (q.bias2, q.variance, q.mse, q.cosine)
+        )
         table.add_row(*_cells(row)[:2], f"{bias}{'*' if is_biased(row) else ' '}", *others, *_cells(row)[-2:])
     return table
 
