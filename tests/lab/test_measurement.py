@@ -126,12 +126,20 @@ def test_zero_rows_are_counted() -> None:
 
 def test_a_reference_that_is_not_exact_is_taken_out_of_the_bias(problem: Problem) -> None:
     torch.manual_seed(0)
-    error = 0.3 * torch.randn_like(problem.gradient) * math.sqrt(problem.scale)
-    off = replace(problem, gradient=problem.gradient + error, reference_error=float(error.square().sum()))
+    error = torch.randn_like(problem.gradient) * math.sqrt(problem.scale)
+    squared = float(error.square().sum())
+    off = replace(problem, gradient=problem.gradient + error, reference_error=squared)
+    plain = measure(ScoreFunction(), replace(off, reference_error=0.0), 20_000)
     quality = measure(ScoreFunction(), off, 20_000)
-    assert abs(quality.bias2) < BOUND * quality.bias2_error
+    # The same estimates: what is left is the noise of the mean alone, and the error of the reference is in the rest.
+    assert abs(quality.bias2) < BOUND * plain.bias2_error
+    assert abs(plain.bias2 - squared / off.scale) < BOUND * plain.bias2_error
+    assert BOUND * plain.bias2_error < 0.5 * squared / off.scale
+    assert quality.mse == pytest.approx(plain.mse - squared / off.scale)
+    assert quality.variance == pytest.approx(plain.variance)
+    assert plain.bias_p < 1e-6
     assert math.isnan(quality.bias_p)
-    assert quality.bias2_error >= float(error.square().sum()) / off.scale
+    assert quality.bias2_error >= squared / off.scale
 
 
 @pytest.mark.parametrize("label", ESTIMATORS)
