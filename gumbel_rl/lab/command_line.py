@@ -15,7 +15,8 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 except ImportError as missing:
-    sys.exit(f'the laboratory\'s commands need {missing.name}: pip install "gumbel-rl[lab]"')
+    sys.stderr.write(f'error: the laboratory\'s commands need {missing.name}: pip install "gumbel-rl[lab]"\n')
+    sys.exit(2)
 
 __all__ = ["Console", "Told", "fail", "parse", "progress", "tyro"]
 
