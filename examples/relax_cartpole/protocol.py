@@ -221,8 +221,8 @@ def measure(path: Path, *, seeds: int = 30, count: int = 16, jobs: int = 1) -> d
 
 
 def watched(finished: Iterable[Finished[Any, Any]], total: int, says: str) -> Iterable[Finished[Any, Any]]:
-    """The same, with a progress bar."""
-    return track(finished, says, total=total, console=Console(stderr=True))
+    """The same, with a progress bar if there is something to wait for."""
+    return track(finished, says, total=total, console=Console(stderr=True)) if total else finished
 
 
 def succeeded(done: Finished[Any, dict[str, Any]]) -> dict[str, Any]:

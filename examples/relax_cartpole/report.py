@@ -103,14 +103,17 @@ def difference(results: Mapping[str, Any]) -> str:
     )
 
 
+# Ratios of variances, as tables name them.
+RATIOS = {"relax / score-function": "RELAX / value baseline", "score-function / none": "value baseline / none"}
+
+
 def variance_rows(results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Ratios of variances in words, a cell for each of `CHECKPOINTS`."""
-    said = {
-        f"{NAMES['relax']} / value baseline": "relax / score-function",
-        "value baseline / none": "score-function / none",
+    """Ratios of variances in words: for each of `CHECKPOINTS` a cell for each of `RATIOS`."""
+    found = results["summary"]["variance"]
+    return {
+        f"{number} episodes": ["{:.2f} [{:.2f}, {:.2f}]".format(*found[name][i]) for name in RATIOS]
+        for i, number in enumerate(CHECKPOINTS)
     }
-    ratios_of = results["summary"]["variance"]
-    return {says: ["{:.2f} [{:.2f}, {:.2f}]".format(*cell) for cell in ratios_of[name]] for says, name in said.items()}
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
@@ -118,7 +121,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     solving = Table("", *NAMES.values())
     for says, cells in rows(results).items():
         solving.add_row(says, *cells)
-    spread = Table("variance of the gradient after", *(f"{number} episodes" for number in CHECKPOINTS))
+    spread = Table("variance of the gradient after", *RATIOS.values())
     for says, cells in variance_rows(results).items():
         spread.add_row(says, *cells)
     return [solving, spread]

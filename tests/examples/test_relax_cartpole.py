@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from agents.compare.fan_out import Finished
+from agents.compare.statistics import aggregates
 from agents.config import TUNING_SEEDS
 from agents.errors import UserError
 from examples.relax_cartpole import __main__ as command
@@ -108,7 +109,7 @@ class Worker:
         for job in items:
             if isinstance(job, VarianceJob):
                 self.looked.append(job.seed)
-                found = {"relax": [1.0, 1.0 + job.seed], "score-function": [2.0, 4.0], "none": [8.0, 8.0]}
+                found = {name: [number, 1.0, 2.0, 3.0] for number, name in enumerate((*ESTIMATORS, "none"), start=1)}
                 yield Finished(job, found, None)
                 continue
             self.done.append(job)
@@ -307,4 +308,13 @@ def test_the_page_says_what_was_measured() -> None:
     assert difference(results).replace("mean of RELAX", "Mean of RELAX", 1) in page
     for settings in results["chosen"].values():
         for part in settings.split():
-            assert part.partition("=")[2] in page
+            assert part.partition("=")[2].lstrip("0") in page
+    tuning = results["tuning"]
+    failed = {name: [one is None for tried in tuning[name].values() for one in tried.values()] for name in ESTIMATORS}
+    relax, rival = (f"{sum(found)} of {len(found)}" for found in failed.values())
+    assert f"{relax} with RELAX and {rival} with its rival" in page
+    ((settings, first),) = results["turned_down"]["relax"].items()
+    counted = [np.array([training.EPISODES if one is None else one for one in first.values()], float)]
+    mean = aggregates({"first": counted}, ["mean"])["first"]["mean"]
+    assert "mean of {:.0f} [{:.0f}, {:.0f}] episodes, {} runs".format(*mean, list(first.values()).count(None)) in page
+    assert f"{settings_of(settings).learning_rate:g}".lstrip("0") in page
