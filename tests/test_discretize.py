@@ -307,7 +307,9 @@ def test_an_environment_made_by_its_id_can_be_made_again_from_its_spec(bins: Any
         assert [grid.tolist() for grid in again.grids] == [grid.tolist() for grid in env.grids]
 
 
-@pytest.mark.parametrize("duplicate", [lambda grid: pickle.loads(pickle.dumps(grid)), copy.deepcopy], ids=str)
+@pytest.mark.parametrize(
+    "duplicate", [lambda grid: pickle.loads(pickle.dumps(grid)), copy.deepcopy], ids=["pickle", "deepcopy"]
+)
 def test_copies_of_the_grid_map_alike(duplicate: Any) -> None:
     grid = ActionGrid(BOXES["matrix"], [2, 3, 2, 3, 2, 3])
     twin = duplicate(grid)

@@ -145,7 +145,9 @@ def test_a_seed_fixes_the_samples() -> None:
     assert draws(late) == first
 
 
-@pytest.mark.parametrize("duplicate", [lambda space: pickle.loads(pickle.dumps(space)), copy.deepcopy], ids=str)
+@pytest.mark.parametrize(
+    "duplicate", [lambda space: pickle.loads(pickle.dumps(space)), copy.deepcopy], ids=["pickle", "deepcopy"]
+)
 def test_copies_of_the_space_know_the_factors_and_go_on_with_the_samples(duplicate: Any) -> None:
     space = OneHotBox(ActionFactors((2, 3), start=(1, 0)), seed=3)
     space.sample()
