@@ -1,6 +1,6 @@
 """RELAX's published CartPole protocol, with an unbiased sampler, next to the score function with a value baseline.
 
-    python -m examples.relax_cartpole                               # what is missing, then table and figure
+    python -m examples.relax_cartpole      # what is missing (all: 15 minutes of one core), then table and figure
     python -m examples.relax_cartpole --seeds 3 --candidates 2 --out runs/relax.json    # a quick look
 
 Both gradients are tuned on the same candidates and tuning seeds, and measured on the seeds 0, 1, ... What the file of
