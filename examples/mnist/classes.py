@@ -33,8 +33,9 @@ from agents.result import versions
 from examples.mnist.digits import Digits, Split, load
 from examples.mnist.latents import Latents, estimator_from
 from examples.mnist.models import make_model
+from examples.mnist.problems import TUNING_SEED
+from examples.mnist.rows import CONFIDENCE, interval
 from examples.mnist.semi_supervised import SemiSupervised
-from examples.mnist.table import CONFIDENCE, TUNING_SEED, interval
 from examples.mnist.training import OPTIMIZERS, Settings, train, update
 from gumbel_rl.schedules import make_temperature
 

@@ -13,7 +13,6 @@ validation bound was best. Every run is kept as soon as it is done: a killed com
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ import torch
 import tyro
 from rich.console import Console
 from rich.progress import track
-from scipy import stats
 
 from agents.command_line import hint, option, parse, path, run_command
 from agents.conversion import Count
@@ -36,98 +34,17 @@ from agents.result import versions
 from examples.mnist.digits import Split, load
 from examples.mnist.latents import Latents
 from examples.mnist.models import make_model
+from examples.mnist.problems import ESTIMATORS, LINE_UP, PROBLEMS, TEMPERATURES, TUNING_SEED
+from examples.mnist.rows import CONFIDENCE, table
 from examples.mnist.training import Model, Settings, mean_bound, train
 from gumbel_rl.schedules import make_temperature
 
 RESULT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "vae.json"
 RATES = (4e-3, 8e-3)
-TUNING_SEED = 100
 STEPS = 1000
 REFRESH = 100
-CONFIDENCE = 0.95
 SAMPLES = 1000  # of the bound on the test digits
 PROBED = 500  # training digits on which the bounds are compared
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A model, and how it is trained.
-
-    Attributes:
-        model: Its name.
-        latents: Its latent variables.
-        temperature: Schedule over the run.
-        published: Negative log-likelihoods of Jang, Gu & Poole 2017, table 1, by our name of the estimator.
-    """
-
-    model: str
-    latents: str
-    temperature: str
-    published: dict[str, float]
-
-
-PROBLEMS = {
-    "vae-categorical": Problem(
-        "vae",
-        "20x10",
-        "exponential:1.0:0.5",
-        {
-            "score-function": 110.6,
-            "straight-through": 110.9,
-            "gumbel-softmax": 101.5,
-            "st-gumbel-softmax": 107.8,
-        },
-    ),
-    "vae-bernoulli": Problem(
-        "vae",
-        "200x2",
-        "exponential:1.0:0.5",
-        {
-            "score-function": 112.2,
-            "straight-through": 116.0,
-            "gumbel-softmax": 105.0,
-            "st-gumbel-softmax": 111.5,
-        },
-    ),
-    "structured-bernoulli": Problem(
-        "structured",
-        "200x2",
-        "constant:1.0",
-        {
-            "score-function": 72.0,
-            "straight-through": 58.9,
-            "gumbel-softmax": 58.5,
-            "st-gumbel-softmax": 59.3,
-        },
-    ),
-    # Few enough joint choices for the exact gradient.
-    "vae-small": Problem("vae", "2x4", "exponential:1.0:0.5", {}),
-}
-
-ESTIMATORS = {
-    "gumbel-softmax": "gumbel-softmax",
-    "st-gumbel-softmax": "st-gumbel-softmax",
-    "score-function": "score-function:baseline=mean",
-    "straight-through": "straight-through",
-    "rloo": "rloo:samples=4",
-    "reinmax": "reinmax",
-    "gapped-st": "gapped-st",
-    "zgr": "zgr",
-    "gumbel-rao": "gumbel-rao:draws=10",
-    "rebar": "rebar",
-    "exact": "exact",
-    "local-expectation": "local-expectation",
-}
-CORE = tuple(ESTIMATORS)[:4]
-# What runs without being asked for. The others are refused, or take minutes for a run.
-LINE_UP = {
-    "vae-categorical": (*CORE, "rloo", "reinmax", "gapped-st", "gumbel-rao", "rebar"),
-    "vae-bernoulli": CORE,
-    "structured-bernoulli": CORE,
-    "vae-small": (*CORE, "rloo", "exact", "local-expectation"),
-}
-# Below 1 its authors advise against, and 1 is where it is of second order.
-TEMPERATURES = {"reinmax": "constant:1.0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,64 +167,6 @@ def bounds(model: Model, digits: Split) -> dict[str, float]:
         "elbo_test": mean_bound(model, digits.test.images, 1),
         "test": mean_bound(model, digits.test.images, SAMPLES),
     }
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean over seeds, and half the width of its 95 % t interval."""
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values) if len(values) > 1 else float("nan")
-    return float(np.mean(values)), float(half)
-
-
-def table(found: dict[str, Any], problem: str) -> list[str]:
-    """Rows in Markdown, the best first; empty without runs. Negative log-likelihoods and bounds in nats."""
-    runs: dict[str, dict[int, dict[str, Any]]] = {}
-    for run in found["runs"]:
-        if run["problem"] == problem and run["seed"] < TUNING_SEED:
-            runs.setdefault(run["estimator"], {})[run["seed"]] = run
-    reference = runs.get("st-gumbel-softmax", {})
-    rows = []
-    for name, by_seed in runs.items():
-
-        def shown(key: str, by_seed: dict[int, dict[str, Any]] = by_seed) -> str:
-            return f"{-np.mean([run[key] for run in by_seed.values()]):.1f}"
-
-        mean, half = interval([-run["test"] for run in by_seed.values()])
-        paired = [reference[seed]["test"] - run["test"] for seed, run in by_seed.items() if seed in reference]
-        difference, reach = interval(paired) if paired else (float("nan"), float("nan"))
-        against = "0" if name == "st-gumbel-softmax" else _with_reach(difference, reach, "+") if paired else "–"
-        step = 1e3 * float(np.median([run["seconds_a_step"] for run in by_seed.values()]))
-        published = PROBLEMS[problem].published.get(name)
-        cells = [
-            f"`{ESTIMATORS[name]}`",
-            _with_reach(mean, half),
-            against,
-            "–" if published is None else f"{published:.1f}",
-            shown("train"),
-            shown("elbo_train"),
-            shown("objective_train"),
-            f"{next(iter(by_seed.values()))['learning_rate']:g}",
-            f"{step:.1f}",
-            f"{len(by_seed)}",
-        ]
-        rows.append((mean, f"| {' | '.join(cells)} |"))
-    head = (
-        "estimator",
-        "test NLL",
-        "less that of ST-GS",
-        "published",
-        "training NLL",
-        "discrete −ELBO",
-        "as it sees it",
-        "step size",
-        "ms a step",
-        "seeds",
-    )
-    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(row for _, row in sorted(rows))] if rows else []
-
-
-def _with_reach(mean: float, half: float, sign: str = "") -> str:
-    """A single seed has no interval."""
-    return f"{mean:{sign}.1f}" if math.isnan(half) else f"{mean:{sign}.1f} ± {half:.1f}"
 
 
 def _read(file: Path) -> dict[str, Any]:
