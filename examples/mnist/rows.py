@@ -43,6 +43,7 @@ def table(found: dict[str, Any], problem: str) -> list[str]:
             _with_reach(mean, half),
             against,
             "–" if published is None else f"{published:.1f}",
+            shown("elbo_test"),
             shown("train"),
             shown("elbo_train"),
             shown("objective_train"),
@@ -56,8 +57,9 @@ def table(found: dict[str, Any], problem: str) -> list[str]:
         "test NLL",
         "less that of ST-GS",
         "published",
+        "test −ELBO",
         "training NLL",
-        "discrete −ELBO",
+        "training −ELBO",
         "as it sees it",
         "step size",
         "ms a step",
@@ -68,4 +70,5 @@ def table(found: dict[str, Any], problem: str) -> list[str]:
 
 def _with_reach(mean: float, half: float, sign: str = "") -> str:
     """A single seed has no interval."""
+    mean = round(mean, 1) + 0.0  # no negative zeros
     return f"{mean:{sign}.1f}" if math.isnan(half) else f"{mean:{sign}.1f} ± {half:.1f}"
