@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
@@ -18,7 +18,10 @@ from tyro.constructors import PrimitiveConstructorSpec
 from agents.conversion import convert
 from agents.errors import Interrupted, UserError, did_you_mean
 
-Options = TypeVar("Options")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 def option(hint: Any, metavar: str) -> PrimitiveConstructorSpec[Any]:
@@ -71,7 +74,7 @@ def parse(options: type[Options], argv: Sequence[str] | None, *, prog: str, desc
             raise
         raise UserError(_first_paragraph(problems.getvalue()).removeprefix("Error parsing ")) from None
     if unknown:
-        names = [f"--{entry.name.replace('_', '-')}" for entry in fields(options)]  # type: ignore[arg-type]
+        names = [f"--{entry.name.replace('_', '-')}" for entry in fields(options)]
         word = unknown[0].partition("=")[0]
         raise UserError(f"there is no option {word!r}{did_you_mean(word, names)}; --help lists them")
     return parsed

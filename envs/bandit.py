@@ -157,7 +157,7 @@ class FactoredBanditVectorEnv(FactoredBandit, VectorEnv[Any, Any, Any]):
         **options: Arguments of `FactoredBandit`.
     """
 
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - as above
 
     def __init__(self, num_envs: int = 1, render_mode: None = None, **options: Any) -> None:
         super().__init__(**options)

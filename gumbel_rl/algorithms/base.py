@@ -96,7 +96,7 @@ class DiscreteAlgorithm(BaseAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate=learning_rate,  # type: ignore[arg-type]
+            learning_rate=learning_rate,  # type: ignore[arg-type]  # made one in _setup_lr_schedule
             use_sde=False,
             sde_sample_freq=-1,
             verbose=verbose,

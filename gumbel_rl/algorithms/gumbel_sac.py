@@ -334,10 +334,10 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         dist = self.policy.distribution(batch.next_observations)
         objectives = self._objectives(self.policy.target, batch.next_observations)
         if self._exact is not None:
-            value = self._together([self._exact(dist, f) for f in self._joined(objectives)])
+            value = self._together([self._exact(dist, f) for f in self.joined(objectives)])
         else:  # at the one-hots, where the critic knows what it says, whatever the estimator
             sample = dist.sample((self._estimator.samples,))
-            value = self._together([f(sample).mean(0) for f in self._joined(objectives)])
+            value = self._together([f(sample).mean(0) for f in self.joined(objectives)])
         if self.entropy_in_target:
             value = value + self._alpha * dist.entropy()
         return batch.rewards.squeeze(-1) + batch.discounts.squeeze(-1) * value
@@ -372,10 +372,10 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         dist = FactoredCategorical(logits.detach().requires_grad_(), self.factors, mask_in(batch.observations))
         # The same for all critics: they are compared on the same actions.
         noise = dist.noise((self._estimator.samples,))
-        expected = self._together([self._estimator(dist, f, noise) for f in self._joined(objectives)])
+        expected = self._together([self._estimator(dist, f, noise) for f in self.joined(objectives)])
         entropy = dist.entropy()
         (slope,) = torch.autograd.grad((expected + self._alpha * entropy).sum(), dist.logits)
-        for f in self._joined(objectives):
+        for f in self.joined(objectives):
             self._estimator.adapt(dist, f, noise)
         loss = -(slope * logits).sum(-1).mean()
         largest = dist.max_entropy
@@ -385,7 +385,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
 
         self._iteration += 1
         if self._diagnostics_due():
-            self._record_gradient(self._estimator, dist, self._joined(objectives)[0], self._exact)
+            self._record_gradient(self._estimator, dist, self.joined(objectives)[0], self._exact)
             self._record_action_probs(dist.probs)
         actor_loss = -(expected + self._alpha * entropy).mean()
         share = entropy.mean() / largest.mean().clamp_min(1e-12)
@@ -401,7 +401,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         features = self.policy.features(critics, obs)
         return [critic.at(features) for critic in critics]
 
-    def _joined(self, objectives: list[Objective]) -> list[Objective]:
+    def joined(self, objectives: list[Objective]) -> list[Objective]:
         """The functions whose expectations are taken: the critics', or the smallest of them at each action."""
         if self.twins != "action-min":
             return objectives

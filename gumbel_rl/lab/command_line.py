@@ -1,4 +1,8 @@
-"""What the laboratory's commands share: typed options, a bar, and one line with status 2 for a mistake."""
+"""What the laboratory's commands share: typed options, a bar, and one line with status 2 for a mistake.
+
+`agents.command_line` is the same for the workbench, whose help and mistakes must not wait for torch, which every module
+of the library imports; and the library must not import the workbench. So neither can use the other.
+"""
 
 from __future__ import annotations
 

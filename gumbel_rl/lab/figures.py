@@ -17,10 +17,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
 
 from gumbel_rl.estimators import ESTIMATORS
-from gumbel_rl.lab.report import common_samples, is_biased, problems
+from gumbel_rl.lab.report import common_samples, counted, is_biased, problems
 from gumbel_rl.lab.sweep import Results, Row
 
 # Petroff 2021, arXiv:2107.02270; the last four, darker, for the estimators beyond ten.
@@ -29,6 +29,7 @@ COLOURS = [
     *("#1b4f8a", "#6b7a00", "#d957a8", "#1f7a5c"),
 ]
 MARKERS = ["*", "o", "s", "D", "P", "X", "^", "v", "<", ">", "d", "p", "h", "8"]
+# As in the figures of agents.compare, which the library must not import.
 INK, GRID, PAPER = "#24292f", "#d8dee4", "#ffffff"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -99,10 +100,7 @@ def error_against_temperature(rows: Sequence[Row]) -> Figure:
         _nothing(axes)
         temperatures = sorted({row.cell.temperature for row in own if row.cell.temperature is not None})
         y = _log_with_zero(axes, [row.quality.mse for row in own], horizontal=False)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(temperatures))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _log(axes, FixedLocator(temperatures))
         for label, cells in _by_label(own).items():
             look = looks[label]
             if cells[0].cell.temperature is None:
@@ -134,10 +132,7 @@ def cost_against_error(rows: Sequence[Row]) -> Figure:
     def draw(axes: Axes, own: list[Row], looks: Mapping[str, Line2D]) -> None:
         _nothing(axes)
         y = _log_with_zero(axes, [row.quality.mse for row in own], horizontal=False)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _log(axes, LogLocator(subs=(1.0, 3.0)))
         for label, cells in _by_label(own).items():
             look = looks[label]
             cells.sort(key=lambda row: row.cell.samples)
@@ -179,8 +174,7 @@ def _panels(rows: Sequence[Row], draw: Draw, *, title: str, x: str, y: str, all_
         name = names[number]
         samples = common_samples(rows, name)
         own = [row for row in rows if row.problem == name and (all_samples or row.cell.samples == samples)]
-        noun = "sample" if samples == 1 else "samples"
-        label = name if all_samples else f"{name}, {samples} {noun}"
+        label = name if all_samples else f"{name}, {counted(samples)}"
         axes.set_title(textwrap.fill(label, LETTERS if columns > 1 else 2 * LETTERS), loc="left")
         draw(axes, own, looks)
         axes.set_xlabel(x)
@@ -223,6 +217,14 @@ def _mark(axes: Axes, look: Line2D, x: float, y: float, size: float) -> None:
         zorder=4,
         clip_on=False,
     )
+
+
+def _log(axes: Axes, ticks: Locator) -> None:
+    """Make the horizontal axis logarithmic, its ticks plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(ticks)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _log_with_zero(axes: Axes, values: Sequence[float], *, horizontal: bool) -> Callable[[float], float]:

@@ -91,8 +91,7 @@ def to_markdown(results: Results, command: str, settings: str) -> str:
             rows = [row for row in of_problem if row.cell.samples == samples]
             lines = [" | ".join(HEAD), " | ".join(["---", *["---:"] * (len(HEAD) - 1)])]
             lines += [" | ".join([f"`{row.cell.label}`", *_cells(row)[1:]]) for row in rows]
-            noun = "sample" if samples == 1 else "samples"
-            parts.append(f"### {samples} {noun}: {problem}\n\n" + "\n".join(f"| {line} |" for line in lines))
+            parts.append(f"### {counted(samples)}: {problem}\n\n" + "\n".join(f"| {line} |" for line in lines))
     if results.refusals:
         parts.append("## Not measured\n\n" + "\n".join(f"* {line}" for line in refused(results)))
     return "\n\n".join(parts) + "\n"
@@ -120,8 +119,7 @@ def terminal_table(results: Results, problem: str) -> Table:
     best: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: row.quality.mse):
         best.setdefault(row.cell.label, row)
-    noun = "sample" if samples == 1 else "samples"
-    table = Table(title=f"{problem}; {samples} {noun}, each at its best temperature T", title_justify="left")
+    table = Table(title=f"{problem}; {counted(samples)}, each at its best temperature T", title_justify="left")
     for number, name in enumerate(HEAD):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in best.values():
@@ -163,6 +161,11 @@ def refused(results: Results) -> list[str]:
         noun = "sample" if samples == [1] else "samples"
         lines.append(f"`{label}` with {', '.join(map(str, samples))} {noun}{on}: {reason}")
     return lines
+
+
+def counted(samples: int) -> str:
+    """A number of samples in words."""
+    return f"{samples} sample{'' if samples == 1 else 's'}"
 
 
 def is_biased(row: Row) -> bool:

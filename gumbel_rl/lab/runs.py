@@ -147,11 +147,11 @@ def _visited(algorithm: GumbelSAC | GumbelActorCritic, states: int, seed: int) -
     assert env is not None
     drawn = np.random.default_rng(seed).choice(STEPS * ENVIRONMENTS, states, replace=False)
     kept: list[Any] = []
-    observation = env.reset()
+    observation: Any = env.reset()
     for step in range(STEPS):
         for place in drawn[drawn // ENVIRONMENTS == step] % ENVIRONMENTS:
             kept.append(_row(observation, int(place)))
-        action, _ = algorithm.predict(observation, deterministic=False)  # type: ignore[arg-type]
+        action, _ = algorithm.predict(observation, deterministic=False)
         observation, _, _, _ = env.step(action)
     if isinstance(kept[0], dict):
         return {key: np.stack([row[key] for row in kept]) for key in kept[0]}
@@ -179,11 +179,8 @@ def _critic(
     dist = policy.distribution(observations)
     features = policy.features(policy.critics, observations).double()
     critics = [copy.deepcopy(critic).double().requires_grad_(False) for critic in policy.critics]
-    values = [critic.at(features) for critic in critics]
-    if algorithm.twins == "action-min":
-        smallest: Objective = lambda actions: torch.stack([value(actions) for value in values]).min(0).values  # noqa: E731
-        return _doubled(dist), smallest, False, policy.critic
-    return _doubled(dist), values[0], critics[0].multilinear, policy.critic
+    f = algorithm.joined([critic.at(features) for critic in critics])[0]
+    return _doubled(dist), f, critics[0].multilinear and algorithm.twins != "action-min", policy.critic
 
 
 def _doubled(dist: FactoredCategorical) -> FactoredCategorical:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gumbel_rl.estimators import Estimator, Exact
 from gumbel_rl.lab.labels import make, sweeps
@@ -143,7 +144,7 @@ def run(
             [estimator for _, estimator, _ in measured],
             problem,
             sweep.rounds,
-            told=lambda name=problem.name, step=step: told(f"{name}: timing", step),  # type: ignore[misc]
+            told=partial(told, f"{problem.name}: timing", step),
         )
         for (cell, estimator, quality), timing in zip(measured, timings, strict=True):
             steps = sweep.learning_steps if estimator.learns else 0

@@ -6,7 +6,7 @@ False-alarm rate of each statistical check: 1e-6 (see `oracles`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
@@ -32,11 +32,7 @@ STATES, ACTIONS, STEPS = 2, 3, 3
 REPEATS = 40_000
 
 
-@pytest.fixture(autouse=True)
-def in_float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 class Table(nn.Module):
