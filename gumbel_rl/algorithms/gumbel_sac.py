@@ -314,13 +314,13 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
             policy.optimizer.zero_grad()
             loss.backward()
             if moves_actor:
-                metrics["grad_norm"] = clip_grad_norm_(policy.actor_parameters, self.max_grad_norm or np.inf)
+                metrics["grad_norm"] = self._clip_gradient(policy.actor_parameters)
             if self.max_grad_norm is not None:
-                clip_grad_norm_(policy.critic_parameters, self.max_grad_norm)
+                self._clip_gradient(policy.critic_parameters)
             policy.optimizer.step()
             policy.update_target(self.tau)
             for name, value in metrics.items():
-                history[name].append(value.detach())
+                history[name].append(value)
 
         means = {name: torch.stack(values).mean() for name, values in history.items()}
         for name, number in zip(means, torch.stack(list(means.values())).tolist(), strict=True):
@@ -361,7 +361,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
             clipped = slow + (values - slow).clamp(-self.q_clip, self.q_clip)
             errors = torch.maximum(errors, (clipped - target).square())
         loss = errors.mean(-1).sum()
-        return loss, {"critic_loss": loss / len(values), "value": values.mean()}
+        return loss, {"critic_loss": loss.detach() / len(values), "value": values.detach().mean()}
 
     def _actor_loss(
         self, batch: Transitions, objectives: list[Objective], ratio: float
@@ -373,24 +373,29 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         # The same for all critics: they are compared on the same actions.
         noise = dist.noise((self._estimator.samples,))
         expected = self._together([self._estimator(dist, f, noise) for f in self.joined(objectives)])
-        entropy = dist.entropy()
-        (slope,) = torch.autograd.grad((expected + self._alpha * entropy).sum(), dist.logits)
+        entropy, alpha = dist.entropy(), self._alpha
+        objective = expected + alpha * entropy
+        (slope,) = torch.autograd.grad(objective.sum(), dist.logits)
         for f in self.joined(objectives):
             self._estimator.adapt(dist, f, noise)
-        loss = -(slope * logits).sum(-1).mean()
-        largest = dist.max_entropy
+        loss = -(slope * logits).sum() / len(logits)
+        entropy, largest = entropy.detach().mean(), dist.max_entropy.mean()
         if self._learns_ent_coef:
-            excess = entropy.detach() - ratio * largest
-            loss = loss + self.policy.log_ent_coef * excess.mean()
+            loss = loss + self.policy.log_ent_coef * (entropy - ratio * largest)
 
         self._iteration += 1
         if self._diagnostics_due():
             self._record_gradient(self._estimator, dist, self.joined(objectives)[0], self._exact)
             self._record_action_probs(dist.probs)
-        actor_loss = -(expected + self._alpha * entropy).mean()
-        share = entropy.mean() / largest.mean().clamp_min(1e-12)
-        metrics = {"actor_loss": actor_loss, "entropy": entropy.mean(), "entropy_ratio": share, "ent_coef": self._alpha}
-        return loss, metrics
+        actor_loss, share = -objective.detach().mean(), entropy / largest.clamp_min(1e-12)
+        return loss, {"actor_loss": actor_loss, "entropy": entropy, "entropy_ratio": share, "ent_coef": alpha}
+
+    def _clip_gradient(self, parameters: list[Tensor]) -> Tensor:
+        """Norm of the gradient, which is clipped if it has a limit."""
+        if self.max_grad_norm is not None:
+            return clip_grad_norm_(parameters, self.max_grad_norm)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
     @property
     def _alpha(self) -> Tensor:

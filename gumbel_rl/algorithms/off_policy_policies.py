@@ -134,7 +134,8 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         self.critic_parameters: list[Tensor] = list(self.critics.parameters())
         # Listed once: to walk through the modules in every update would take a tenth of its time.
         self._target_parameters: list[Tensor] = list(self.target.parameters())
-        self._target_has_buffers = any(True for _ in self.target.buffers())
+        # Buffers that a state dict leaves out are constants, the same in both.
+        self._target_has_statistics = len(self.target.state_dict()) > len(self._target_parameters)
         trained = [*self.critic_parameters, *self.actor_parameters, self.log_ent_coef]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
@@ -168,7 +169,7 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
     def update_target(self, tau: float) -> None:
         """Move the slow copies a share `tau` of the way towards the critics."""
         torch._foreach_lerp_(self._target_parameters, self.critic_parameters, tau)
-        if self._target_has_buffers:
+        if self._target_has_statistics:
             for kept, current in zip(self.target.buffers(), self.critics.buffers(), strict=True):
                 kept.copy_(current)  # statistics, not weights: those of the critics, as in Stable-Baselines3
 

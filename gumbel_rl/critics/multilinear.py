@@ -143,14 +143,17 @@ class Multilinear(Critic):
     def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
         width = self.factors.width
         value, heads, embeddings = self.net(features).split([1, width, self.rank * width], -1)
-        embeddings = embeddings.unflatten(-1, (self.rank, width)) if self.rank else None
+        if not self.rank:
+            return lambda actions: value.squeeze(-1) + (actions * heads).sum(-1)
+        embeddings = embeddings.unflatten(-1, (self.rank, width))
+        # Sums over few entries are several times quicker as products with a vector.
+        ones = value.new_ones(self.factors.max_size)
+        halves = self.signs / 2
 
         def q(actions: Tensor) -> Tensor:
-            result: Tensor = value.squeeze(-1) + (actions * heads).sum(-1)
-            if embeddings is None:
-                return result
-            chosen = self.factors.pad(actions.unsqueeze(-2) * embeddings, 0.0).sum(-1)  # u_d, [*, B, rank, D]
-            pairs = (chosen.sum(-1).square() - chosen.square().sum(-1)) / 2
-            return result + (pairs * self.signs).sum(-1)
+            chosen = self.factors.pad(actions.unsqueeze(-2) * embeddings, 0.0) @ ones  # u_d, [*, B, rank, D]
+            pairs = chosen.sum(-1).square() - chosen.square().sum(-1)
+            result: Tensor = value.squeeze(-1) + (actions * heads).sum(-1) + pairs @ halves
+            return result
 
         return q
