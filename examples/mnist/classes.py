@@ -8,12 +8,14 @@ Accuracy: `exact` and `st-gumbel-softmax` with 100 labels, on the test digits, w
 The weight of the classification is the one of `WEIGHTS` with the best accuracy on the validation digits with seed
 `TUNING_SEED`. The classifier trained on the labels alone stands beside them. Step time: a whole training step, with 10
 classes and with 100, the two in turns in one process; the ratio is the median over turns with the interval between
-order statistics that holds it at 95 %.
+order statistics that holds it at 95 %. What the result's file holds already is not run again: a killed command goes on
+where it was, and more seeds are added to those that are there.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from scipy import stats
 
 from agents.command_line import hint, option, parse, path, run_command
 from agents.conversion import Count, Natural
+from agents.errors import UserError
 from agents.machine import load_average, machine
 from agents.result import versions
 from examples.mnist.digits import Digits, Split, load
@@ -71,18 +74,14 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(Options, argv, prog="examples.mnist.classes", description=__doc__ or "")
     if not options.show:
         torch.set_num_threads(1)
+        found = _read(options)
         digits = load(None, "fixed")
-        result: dict[str, Any] = {
-            "confidence": CONFIDENCE,
-            "versions": versions(),
-            "machine": machine() | {"load": load_average()},
-            "step_time": {str(classes): step_time(digits, classes, options.turns) for classes in CLASSES},
-        }
+        for classes in CLASSES:
+            if str(classes) not in found["step_time"]:
+                found["step_time"][str(classes)] = step_time(digits, classes, options.turns)
+                _write(options.out, found)
         if options.seeds:
-            alone = [round(labels_alone(digits, seed), 4) for seed in range(options.seeds)]
-            result |= {"steps": options.steps, "labels_alone": alone, "accuracy": accuracy(digits, options)}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            _measure_accuracy(found, digits, options)
     lines = tables(json.loads(options.out.read_text(encoding="utf-8")))
     Console().print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
@@ -117,23 +116,58 @@ def _stepper(digits: Split, estimator: str, classes: int) -> Callable[[], None]:
     return lambda: update(model, optimizer, pixels, [])
 
 
-def accuracy(digits: Split, options: Options) -> dict[str, Any]:
-    """Test accuracy and bound of each estimator, by seed."""
-    found: dict[str, Any] = {}
+def _read(options: Options) -> dict[str, Any]:
+    """What is there already.
+
+    Raises:
+        UserError: It is no result, or one of runs of another length.
+    """
+    try:
+        found: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        now = machine() | {"load": load_average()}
+        return {"confidence": CONFIDENCE, "versions": versions(), "machine": now, "step_time": {}}
+    except ValueError:
+        raise UserError(f"{options.out} is no JSON") from None
+    if options.seeds and found.get("steps", options.steps) != options.steps:
+        raise UserError(f"{options.out} holds runs of {found['steps']} updates; give another --out, or as many --steps")
+    return found
+
+
+def _write(file: Path, found: dict[str, Any]) -> None:
+    """In one piece, because the command may be killed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(".part")
+    fresh.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    os.replace(fresh, file)
+
+
+def _measure_accuracy(found: dict[str, Any], digits: Split, options: Options) -> None:
+    """Test accuracy and bound of each estimator and of the labels alone, by seed, whatever is missing."""
+    found["steps"] = options.steps
+    alone = found.setdefault("labels_alone", [])
+    alone += [round(labels_alone(digits, seed), 4) for seed in range(len(alone), options.seeds)]
+    _write(options.out, found)
+    of_all = found.setdefault("accuracy", {})
     for name in ESTIMATORS:
-        search = {}
-        for weight in track(WEIGHTS, description=f"search, {name}"):
-            model = _trained(digits, name, weight, TUNING_SEED, options.steps)
-            search[weight] = model.accuracy(digits.validation)
-        best = max(search, key=lambda weight: search[weight])
-        runs = []
-        for seed in track(range(options.seeds), description=f"training, {name}"):
-            model = _trained(digits, name, best, seed, options.steps)
+        if name not in of_all:
+            search = {}
+            for weight in track(WEIGHTS, description=f"search, {name}"):
+                search[weight] = _trained(digits, name, weight, TUNING_SEED, options.steps).accuracy(digits.validation)
+            best = max(search, key=lambda weight: search[weight])
+            of_all[name] = {
+                "search": {str(weight): share for weight, share in search.items()},
+                "alpha": best,
+                "runs": [],
+            }
+        own = of_all[name]
+        for seed in track(range(len(own["runs"]), options.seeds), description=f"training, {name}"):
+            model = _trained(digits, name, own["alpha"], seed, options.steps)
             torch.manual_seed(0)
             bound = torch.cat([model.bound(digits.test.images).detach() for _ in range(10)]).mean()
-            runs.append({"seed": seed, "accuracy": model.accuracy(digits.test), "bound": round(float(bound), 3)})
-        found[name] = {"search": {str(weight): share for weight, share in search.items()}, "alpha": best, "runs": runs}
-    return found
+            run = {"seed": seed, "accuracy": model.accuracy(digits.test), "bound": round(float(bound), 3)}
+            own["runs"].append(run)
+            _write(options.out, found)
 
 
 def labels_alone(digits: Split, seed: int) -> float:

@@ -52,7 +52,7 @@ class Options:
     """Options of the command line."""
 
     problems: Annotated[tuple[str, ...], hint("(default: all)")] = tuple(PROBLEMS)
-    """vae-categorical, vae-bernoulli, structured-bernoulli, vae-small."""
+    """vae-categorical, vae-bernoulli, structured-bernoulli."""
     estimators: Annotated[tuple[str, ...], hint("(default: those of the published figures)")] = ()
     """Which of the estimators."""
     seeds: Annotated[int, option(Count, "N")] = 5

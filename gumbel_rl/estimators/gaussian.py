@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from gumbel_rl.estimators.base import Objective, evaluate
-from gumbel_rl.estimators.score_function import mean_of_others, score_function_surrogate
+from gumbel_rl.estimators.score_function import leave_one_out, mean_of_others, score_function_surrogate
 
-BASELINES = ("none", "mean")
+BASELINES = ("none", "mean", "leave-one-out")
 
 
 class GaussianEstimator(ABC):
@@ -81,11 +81,12 @@ class GaussianScoreFunction(GaussianEstimator):
     """`(f(x) - b) d log p(x)` (Williams 1992).
 
     Args:
-        baseline: `"none"`, or `"mean"`, the average of `f` over all other samples of the batch.
-        samples: `S`, number of independent samples to average.
+        baseline: `"none"`; `"mean"`, the average of `f` over all other samples of the batch; or `"leave-one-out"`, that
+            over the other samples of the same distribution, as `rloo` has it.
+        samples: `S`, number of independent samples to average; at least 2 to leave one out.
 
     Raises:
-        ValueError: An unknown baseline, or `samples` below 1.
+        ValueError: An unknown baseline, or too few samples for it, of noise that is passed in too.
     """
 
     needs_gradient = False
@@ -95,9 +96,19 @@ class GaussianScoreFunction(GaussianEstimator):
         if baseline not in BASELINES:
             raise ValueError(f"unknown baseline {baseline!r}; known are {', '.join(BASELINES)}")
         self.baseline = baseline
+        self._require(samples)
 
     def __call__(self, dist: Normal, f: Objective, noise: Tensor | None = None) -> Tensor:
         sample = self._sample(dist, noise).detach()
+        self._require(len(sample))
         value = evaluate(f, sample)
-        baseline = mean_of_others(value) if self.baseline == "mean" else 0.0
+        baseline: Tensor | float = 0.0
+        if self.baseline == "mean":
+            baseline = mean_of_others(value)
+        elif self.baseline == "leave-one-out":
+            baseline = leave_one_out(value)
         return score_function_surrogate(dist.log_prob(sample).sum(-1), value, baseline).mean(0)
+
+    def _require(self, samples: int) -> None:
+        if self.baseline == "leave-one-out" and samples < 2:
+            raise ValueError(f"a baseline of the other samples needs at least 2, got {samples}")

@@ -38,6 +38,11 @@ def mean_of_others(value: Tensor) -> Tensor:
     return (value.sum() - value) / max(value.numel() - 1, 1)
 
 
+def leave_one_out(value: Tensor) -> Tensor:
+    """For each of several samples of one distribution, the mean of the others: `[S, *batch]`, with `S` at least 2."""
+    return (value.sum(0, keepdim=True) - value) / (value.shape[0] - 1)
+
+
 class ScoreFunction(Estimator):
     """The score-function estimator `(f(z) - b) d log p(z)` (Williams 1992, REINFORCE).
 
@@ -91,5 +96,4 @@ class Rloo(Estimator):
     def __call__(self, dist: FactoredCategorical, f: Objective, noise: Tensor | None = None) -> Tensor:
         sample = dist.sample(noise=self._noise(dist, noise))
         value = evaluate(f, sample)
-        others = (value.sum(0, keepdim=True) - value) / (value.shape[0] - 1)
-        return score_function_surrogate(dist.log_prob(sample), value, others).mean(0)
+        return score_function_surrogate(dist.log_prob(sample), value, leave_one_out(value)).mean(0)

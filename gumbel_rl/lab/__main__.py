@@ -13,8 +13,9 @@ import itertools
 import platform
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -122,7 +123,8 @@ def _problems(options: Options) -> list[Problem]:
     if options.run:
         from gumbel_rl.lab.runs import critic_of_run
 
-        return [
+        runs = list(dict.fromkeys(options.run))
+        critics = [
             critic_of_run(
                 directory,
                 model=options.model,
@@ -130,7 +132,13 @@ def _problems(options: Options) -> list[Problem]:
                 reference_samples=options.reference_samples,
                 seed=options.seed,
             )
-            for directory in options.run
+            for directory in runs
+        ]
+        # Runs that differ in their seeds, say, have critics of the same name: rows are told apart by it.
+        names = Counter(critic.name for critic in critics)
+        return [
+            critic if names[critic.name] == 1 else replace(critic, name=f"{critic.name}, {directory}")
+            for critic, directory in zip(critics, runs, strict=True)
         ]
     given = [_sizes(text) for text in options.sizes]
     sizes = given or [(choices,) * factors for factors, choices in itertools.product(options.factors, options.choices)]

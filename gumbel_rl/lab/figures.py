@@ -74,6 +74,8 @@ def bias_variance_plane(rows: Sequence[Row]) -> Figure:
         # Those without bias stand beside each other: half a decade is free above the place of 0.
         unbiased = list(dict.fromkeys(row.cell.label for row in own if bias[id(row)] < SMALLEST))
         aside = {label: 10 ** (0.6 * number / max(len(unbiased) - 1, 1)) for number, label in enumerate(unbiased)}
+        if unbiased:
+            axes.axvspan(axes.get_xlim()[0], x(0.0) * 10**0.7, color=INK, alpha=0.06, linewidth=0, zorder=1)
         for label, cells in _by_label(own).items():
             points = [
                 (x(bias[id(row)]) * (aside[label] if bias[id(row)] < SMALLEST else 1.0), y(row.quality.variance))
@@ -88,7 +90,7 @@ def bias_variance_plane(rows: Sequence[Row]) -> Figure:
         rows,
         draw,
         title="Bias and variance of one estimate, relative to the exact gradient (larger marks: higher temperature)",
-        x="squared bias (0: not told from none)",
+        x="squared bias (shaded: not told from none)",
         y="variance",
     )
 

@@ -77,7 +77,13 @@ def methods() -> list[Method]:
     """All rows of the table, the continuous ones first."""
     rows = [
         Method("gaussian-reparameterisation", "reparameterisation trick", "continuous", GaussianReparameterisation),
-        Method("gaussian-score-function", "score function", "continuous", _gaussian_score),
+        Method("gaussian-score-function", "score function", "continuous", _gaussian_score("none")),
+        Method(
+            "gaussian-rloo",
+            "score function with a leave-one-out baseline",
+            "continuous",
+            _gaussian_score("leave-one-out"),
+        ),
         Method("gumbel-max", "Gumbel-max sample", "discrete", GumbelMax),
     ]
     for key in ESTIMATORS:
@@ -85,8 +91,8 @@ def methods() -> list[Method]:
     return rows
 
 
-def _gaussian_score(samples: int) -> GaussianScoreFunction:
-    return GaussianScoreFunction(samples=samples)
+def _gaussian_score(baseline: str) -> Callable[[int], GaussianScoreFunction]:
+    return lambda samples: GaussianScoreFunction(baseline, samples)
 
 
 def _maker(key: str) -> Callable[[int], Estimator]:

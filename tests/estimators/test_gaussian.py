@@ -29,6 +29,7 @@ ESTIMATORS: dict[str, GaussianEstimator] = {
     "score function": GaussianScoreFunction(),
     "score function with baseline": GaussianScoreFunction(baseline="mean"),
     "score function of 3": GaussianScoreFunction(samples=3),
+    "leave-one-out": GaussianScoreFunction("leave-one-out", samples=2),
 }
 
 
@@ -79,6 +80,17 @@ def test_a_baseline_lowers_the_variance_and_reparameterisation_more() -> None:
     assert spreads[0] < 0.5 * spreads[1] < 0.25 * spreads[2]
 
 
+def test_leave_one_out_is_the_mean_of_the_other_samples_of_a_row() -> None:
+    # Two samples: (f(x1) - f(x2)) (e1 - e2) / 2 s by the mean, row by row, whatever the other rows are.
+    noise = torch.randn(2, 4, N, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    leaf, std = MEAN.expand(4, N).clone().requires_grad_(), LOG_STD.exp()
+    surrogate = ESTIMATORS["leave-one-out"](Normal(leaf, std.expand(4, N)), quadratic, noise)
+    one, two = quadratic(MEAN + std * noise)
+    torch.testing.assert_close(surrogate.detach(), (one + two) / 2)
+    (gradient,) = torch.autograd.grad(surrogate.sum(), leaf)
+    torch.testing.assert_close(gradient, 0.5 * (one - two)[:, None] * (noise[0] - noise[1]) / std)
+
+
 def test_the_mean_baseline_is_unbiased_for_few_samples() -> None:
     torch.manual_seed(1)
     estimator = GaussianScoreFunction("mean", samples=2)
@@ -125,8 +137,12 @@ def test_mistakes_are_refused() -> None:
     dist = Normal(MEAN, LOG_STD.exp())
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
         GaussianReparameterisation(samples=0)
-    with pytest.raises(ValueError, match="unknown baseline 'value'; known are none, mean"):
+    with pytest.raises(ValueError, match="unknown baseline 'value'; known are none, mean, leave-one-out"):
         GaussianScoreFunction(baseline="value")
+    with pytest.raises(ValueError, match="needs at least 2, got 1"):
+        GaussianScoreFunction("leave-one-out")
+    with pytest.raises(ValueError, match="needs at least 2, got 1"):
+        GaussianScoreFunction("leave-one-out", samples=2)(dist, quadratic, torch.zeros(1, N))
     with pytest.raises(ValueError, match=r"noise of shape \(2, 4\) does not fit samples of \(3,\)"):
         GaussianReparameterisation()(dist, quadratic, torch.zeros(2, 4))
     with pytest.raises(ValueError, match="the objective maps actions"):

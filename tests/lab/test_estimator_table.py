@@ -27,6 +27,7 @@ TRAITS = ("backpropagates", "differentiable", "exact_samples", "evaluations")
 KNOWN = {
     "gaussian-reparameterisation": ("yes", "yes", "yes", 1),
     "gaussian-score-function": ("no", "surrogate", "yes", 1),
+    "gaussian-rloo": ("no", "surrogate", "yes", 1),
     "gumbel-max": ("no", "no", "yes", 1),
     "exact": ("no sample", "yes", "no sample", 256),
     "score-function": ("no", "surrogate", "yes", 1),
@@ -54,7 +55,9 @@ def committed() -> dict[str, Any]:
 def test_committed_table_has_every_estimator_and_what_they_are_compared_with(committed: dict[str, Any]) -> None:
     assert list(committed["methods"]) == [method.key for method in methods()]
     assert set(ESTIMATORS) < set(committed["methods"])
-    assert {"gaussian-reparameterisation", "gaussian-score-function", "gumbel-max"} < set(committed["methods"])
+    assert {"gaussian-reparameterisation", "gaussian-score-function", "gaussian-rloo", "gumbel-max"} < set(
+        committed["methods"]
+    )
 
 
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.key)

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from gumbel_rl import GumbelActorCritic, GumbelSAC
 from gumbel_rl.lab import measure
 from gumbel_rl.lab import runs as module
-from gumbel_rl.lab.__main__ import main
+from gumbel_rl.lab.__main__ import Options, _problems, main
 from gumbel_rl.lab.labels import make
 from gumbel_rl.lab.runs import critic_of_run
 
@@ -219,6 +219,18 @@ def test_command_measures_a_run(mlp_run: Path, tmp_path: Path) -> None:
     page = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "## LabPairs-v0, gumbel-sac with critic mlp" in page
     assert "Over 8 states of each run" in page
+
+
+def test_critics_of_the_same_name_are_told_apart(mlp_run: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other", sac(Pairs(), "additive"), agent="gumbel-sac", env="LabPairs-v0")
+    twin = write(tmp_path / "twin", sac(Pairs()), agent="gumbel-sac", env="LabPairs-v0")
+    problems = _problems(Options(run=(mlp_run, other, twin, mlp_run), states=4))
+    of_mlp = "LabPairs-v0, gumbel-sac with critic mlp, factors of 3, 2"
+    assert [problem.name for problem in problems] == [
+        f"{of_mlp}, {mlp_run}",
+        "LabPairs-v0, gumbel-sac with critic additive, factors of 3, 2",
+        f"{of_mlp}, {twin}",
+    ]
 
 
 def test_runs_that_cannot_be_read(mlp_run: Path, tmp_path: Path) -> None:
