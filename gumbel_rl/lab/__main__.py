@@ -23,7 +23,7 @@ import torch
 
 from gumbel_rl.estimators import ESTIMATORS
 from gumbel_rl.lab import report
-from gumbel_rl.lab.command_line import Console, fail, parse, progress, tyro
+from gumbel_rl.lab.command_line import Console, fail, one_thread, parse, progress, tyro
 from gumbel_rl.lab.objectives import OBJECTIVES
 from gumbel_rl.lab.problems import Problem, built_in
 from gumbel_rl.lab.sweep import ESTIMATES, LEARNING_STEPS, SAMPLES, TEMPERATURES, Results, Sweep, run
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(error)
 
     try:
-        with progress(not options.no_progress) as told:
+        with one_thread(), progress(not options.no_progress) as told:
             results = run(sweep, problems, told)
     except KeyboardInterrupt:
         sys.exit("interrupted")
@@ -166,8 +166,7 @@ def _settings(options: Options) -> str:
     return (
         f"Over {where}; {options.estimates} independent estimates for each line, seed {options.seed}; estimators that "
         f"learn have made {options.learning_steps} steps first, which are not part of the time. Python "
-        f"{platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} thread"
-        f"{'s' if torch.get_num_threads() > 1 else ''}, float64."
+        f"{platform.python_version()}, torch {torch.__version__}, one thread, float64."
     )
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
+import torch
+
 try:
     import tyro
     from rich.console import Console
@@ -22,7 +24,7 @@ except ImportError as missing:
     sys.stderr.write(f'error: the laboratory\'s commands need {missing.name}: pip install "gumbel-rl[lab]"\n')
     sys.exit(2)
 
-__all__ = ["Console", "Told", "fail", "parse", "progress", "tyro"]
+__all__ = ["Console", "Told", "fail", "one_thread", "parse", "progress", "tyro"]
 
 Options = TypeVar("Options")
 Told = Callable[[str, float], object]
@@ -60,6 +62,21 @@ def fail(error: Exception) -> NoReturn:
     """End with one line and status 2."""
     Console(stderr=True, soft_wrap=True).print(f"error: {' '.join(str(error).split())}", markup=False, highlight=False)
     sys.exit(2)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch computes in one thread.
+
+    The tensors are small: a second thread saves little, and where other work has the cores all threads wait for each
+    other at every operation, for minutes. It would also be counted as processor time.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

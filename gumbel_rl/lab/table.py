@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import torch
 
 from gumbel_rl.estimators import Estimator
-from gumbel_rl.lab.command_line import Console, fail, parse, progress, tyro
+from gumbel_rl.lab.command_line import Console, fail, one_thread, parse, progress, tyro
 from gumbel_rl.lab.measurement import BLOCKS, Quality, learn, quality_of
 from gumbel_rl.lab.methods import methods, setting
 from gumbel_rl.lab.problems import NUMBERS, built_in
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if page is not None:
             replace_in_page(page, "")  # found out before the work
         options.out.mkdir(parents=True, exist_ok=True)
-        with progress(not options.no_progress) as told:
+        with one_thread(), progress(not options.no_progress) as told:
             content = measure_all(
                 samples=options.samples,
                 estimates=options.estimates,

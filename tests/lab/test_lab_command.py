@@ -6,11 +6,14 @@ import csv
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from gumbel_rl import ESTIMATORS
+from gumbel_rl.lab import __main__ as module
 from gumbel_rl.lab import built_in, figures, report
 from gumbel_rl.lab.__main__ import Options, _problems, main
 from gumbel_rl.lab.command_line import parse
@@ -132,6 +135,24 @@ def test_command_leaves_table_and_figures(tmp_path: Path, capsys: pytest.Capture
         ("st-gumbel-softmax", "1"),
     ]
     assert "nonlinear" in capsys.readouterr().out
+
+
+def test_it_computes_in_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def watched(*arguments: Any) -> Results:
+        threads.append(torch.get_num_threads())
+        return run(*arguments)
+
+    monkeypatch.setattr(module, "run", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        main([*QUICK, "--estimators", "exact", "--objectives", "linear", "--out", str(tmp_path)])
+        assert threads == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

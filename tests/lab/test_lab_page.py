@@ -18,13 +18,19 @@ def rows_of(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def critic_rows() -> list[str]:
-    """The lines of the table of critics: with 4 samples, at the temperature of the least error."""
+def least_errors(name: str) -> dict[tuple[str, str], dict[str, str]]:
+    """By problem and estimator: with 4 samples, at the temperature of the least error."""
     best: dict[tuple[str, str], dict[str, str]] = {}
-    for row in sorted(rows_of("estimators.critics.csv"), key=lambda row: float(row["mse"])):
+    for row in sorted(rows_of(name), key=lambda row: float(row["mse"])):
         if row["samples"] == "4":
             best.setdefault((row["problem"], row["estimator"]), row)
-    problems = list(dict.fromkeys(row["problem"] for row in rows_of("estimators.critics.csv")))
+    return best
+
+
+def critic_rows(name: str) -> list[str]:
+    """The lines of a table of critics."""
+    best = least_errors(name)
+    problems = list(dict.fromkeys(row["problem"] for row in rows_of(name)))
     lines = []
     for label in ESTIMATORS:
         cells = [f"`{label}`"]
