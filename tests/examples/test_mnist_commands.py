@@ -166,6 +166,7 @@ def miniature(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(command, "load", lambda directory, how: digits.load(data, how))
 
 
+@pytest.mark.slow
 def test_table(miniature: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "table.json"
     problems = ("vae-categorical", "structured-bernoulli")
