@@ -10,7 +10,7 @@ compare() {
 }
 
 # The estimators, on the same critic.
-compare --envs gumbel_rl/MaskedCoordination-v0 --timesteps 15000 --seeds 10 --agents gumbel-sac:critic=mlp \
+compare --envs gumbel_rl/MaskedCoordination-v0 --timesteps 10000 --seeds 10 --agents gumbel-sac:critic=mlp \
     --estimators st-gumbel-softmax straight-through gumbel-softmax score-function rloo local-expectation "$@"
 
 # Critics with the estimators that fit them: Discrete, MultiBinary, MultiDiscrete with masks.
@@ -25,5 +25,5 @@ combinations=(
     gumbel-sac:critic=ordinal,estimator=st-gumbel-softmax
 )
 for env in CartPole-v1 gumbel_rl/BinaryCoordination-v0 gumbel_rl/MaskedCoordination-v0; do
-    compare --envs "$env" --timesteps 15000 --seeds 5 "${combinations[@]}" "$@"
+    compare --envs "$env" --timesteps 10000 --seeds 5 "${combinations[@]}" "$@"
 done
