@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -390,12 +391,13 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         actor_loss, share = -objective.detach().mean(), entropy / largest.clamp_min(1e-12)
         return loss, {"actor_loss": actor_loss, "entropy": entropy, "entropy_ratio": share, "ent_coef": alpha}
 
-    def _clip_gradient(self, parameters: list[Tensor]) -> Tensor:
+    def _clip_gradient(self, parameters: Sequence[Tensor]) -> Tensor:
         """Norm of the gradient, which is clipped if it has a limit."""
         if self.max_grad_norm is not None:
             return clip_grad_norm_(parameters, self.max_grad_norm)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return norm
 
     @property
     def _alpha(self) -> Tensor:
