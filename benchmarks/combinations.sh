@@ -9,9 +9,11 @@ compare() {
     python -m agents.compare --out benchmarks/combinations "$@"
 }
 
-# The estimators, on the same critic.
+# The estimators, on the same critic; and beside them the critic whose exact expectation is free.
 compare --envs gumbel_rl/MaskedCoordination-v0 --timesteps 10000 --seeds 10 --agents gumbel-sac:critic=mlp \
     --estimators st-gumbel-softmax straight-through gumbel-softmax score-function rloo local-expectation "$@"
+compare --envs gumbel_rl/MaskedCoordination-v0 --timesteps 10000 --seeds 10 --agents gumbel-sac:critic=multilinear \
+    --estimators exact st-gumbel-softmax "$@"
 
 # Critics with the estimators that fit them: Discrete, MultiBinary, MultiDiscrete with masks.
 combinations=(

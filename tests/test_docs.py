@@ -83,7 +83,8 @@ def test_coverage_table_of_comparisons(statistics: tuple[str, ...], but: str, be
 
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
 def test_results_are_lines_of_the_report(page: str) -> None:
-    report = (ROOT / "benchmarks" / "comparison" / "report.md").read_text(encoding="utf-8").splitlines()
+    reports = [ROOT / "benchmarks" / name / "report.md" for name in ("comparison", "combinations")]
+    report = [line for path in reports for line in path.read_text(encoding="utf-8").splitlines()]
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
     # Rows with an interval.
     rows = [line for line in lines if re.match(r"\| `[^`]+` \|.* \[[^\]]+\]", line)]
