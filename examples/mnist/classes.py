@@ -15,7 +15,6 @@ where it was, and more seeds are added to those that are there.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from agents.conversion import Count, Natural
 from agents.errors import UserError
 from agents.machine import load_average, machine
 from agents.result import versions
+from agents.run_directory import write_atomically
 from examples.mnist.digits import Digits, Split, load
 from examples.mnist.latents import Latents, estimator_from
 from examples.mnist.models import make_model
@@ -137,9 +137,8 @@ def _read(options: Options) -> dict[str, Any]:
 def _write(file: Path, found: dict[str, Any]) -> None:
     """In one piece, because the command may be killed."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(".part")
-    fresh.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, file)
+    text = json.dumps(found, indent=1) + "\n"
+    write_atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _measure_accuracy(found: dict[str, Any], digits: Split, options: Options) -> None:

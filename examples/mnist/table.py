@@ -13,7 +13,6 @@ validation bound was best. Every run is kept as soon as it is done: a killed com
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from agents.conversion import Count
 from agents.errors import UserError, did_you_mean
 from agents.machine import load_average, machine
 from agents.result import versions
+from agents.run_directory import write_atomically
 from examples.mnist.digits import Split, load
 from examples.mnist.latents import Latents
 from examples.mnist.models import make_model
@@ -184,9 +184,8 @@ def _write(file: Path, found: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items() if key != "runs"]
     runs = ",\n".join(f"  {json.dumps(_rounded(run))}" for run in found["runs"])
-    fresh = file.with_suffix(".part")
-    fresh.write_text("{" + ",\n".join([*lines, f'"runs": [\n{runs}\n]']) + "}\n", encoding="utf-8")
-    os.replace(fresh, file)
+    text = "{" + ",\n".join([*lines, f'"runs": [\n{runs}\n]']) + "}\n"
+    write_atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _rounded(run: dict[str, Any]) -> dict[str, Any]:
