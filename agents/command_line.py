@@ -40,10 +40,16 @@ def path(metavar: str, absent: Path | None = None) -> PrimitiveConstructorSpec[P
     return PrimitiveConstructorSpec(
         nargs=1 if absent is None else "*",
         metavar=metavar if absent is None else f"[{metavar}]",
-        instance_from_str=lambda words: Path(words[0]) if words else absent or Path(),
+        instance_from_str=lambda words: _only_path(words) if words else absent or Path(),
         is_instance=lambda value: True,
         str_from_instance=lambda value: [str(value)],
     )
+
+
+def _only_path(words: list[str]) -> Path:
+    if len(words) > 1:
+        raise ValueError(f"one path is enough, got {' '.join(words)}")
+    return Path(words[0])
 
 
 def hint(text: str) -> Any:

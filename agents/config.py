@@ -15,6 +15,9 @@ from agents.errors import UserError, did_you_mean
 from agents.hyperparameters import Hyperparameters
 from agents.lineup import find_agent
 
+# The same values, several times as fast, where PyYAML was built with it.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -152,7 +155,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         UserError: It cannot be read, is not YAML, or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Range:
 
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(0, 10**9)]
+"""NumPy's generators take 32 bits, and seeds count on from it."""
 Share = Annotated[float, Range(0, 1)]
 NonNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
@@ -105,6 +108,8 @@ def _plain(value: Any, hint: Any) -> Any:
             number = float(value)
         except ValueError:
             raise problem from None
+        if not math.isfinite(number):
+            raise problem
         if kind is float:
             return number
         if not number.is_integer():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from agents.command_line import hint, option, parse, path, run_command
-from agents.conversion import Count, Natural
+from agents.conversion import Count, Seed
 
 if TYPE_CHECKING:
     from agents.run_directory import RunDirectory
@@ -30,7 +30,7 @@ class Options:
     """Directory of a run."""
     episodes: Annotated[int, option(Count, "N")] = 100
     """Episodes of each kind."""
-    seed: Annotated[int | None, option(Natural, "N"), hint("(default: that of the run's own final evaluation)")] = None
+    seed: Annotated[int | None, option(Seed, "N"), hint("(default: that of the run's own final evaluation)")] = None
     """Seed of the episodes."""
     model: Annotated[str, option(Which, "WHICH")] = "final"
     """Which model of the run: final, best (in the periodic evaluations) or checkpoint (the last)."""

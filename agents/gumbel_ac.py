@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GumbelAC(Hyperparameters):
-    """Straight-through Gumbel actor-critic, on-policy (the default)."""
+    """Straight-through Gumbel actor-critic, on-policy (the default); understands action masks."""
 
     agent: ClassVar[str] = "gumbel-ac"
+    masks: ClassVar[bool] = True
 
     learning_rate: ScheduleSpec = "linear:5e-3:0"
     """Adam's learning rate, a schedule over the run."""

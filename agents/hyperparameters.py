@@ -29,7 +29,7 @@ class Hyperparameters:
     """Whether the policy respects a mask of allowed actions among the observations."""
 
     net_arch: list[int] | dict[str, list[int]] | None = None
-    """Widths of the hidden layers, `[64, 64]`, or `{pi: [64], vf: [64]}` apart; null for the policy's own."""
+    """Widths of the hidden layers, `[64, 64]`, or `{pi: [64], vf: [64]}` apart (`qf` off-policy); null for its own."""
     activation: str | None = None
     """Between the layers: elu, gelu, leaky_relu, relu, silu or tanh; null for the policy's own."""
     policy_kwargs: dict[str, Any] = field(default_factory=dict)

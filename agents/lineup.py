@@ -47,6 +47,11 @@ def main(argv: list[str] | None = None) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     arguments = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(arguments):
+        Console().print("usage: python -m agents.lineup [AGENT]\n\n" + (main.__doc__ or ""), markup=False)
+        return
+    if len(arguments) > 1:
+        raise UserError(f"one agent at a time, got {' '.join(arguments)}")
     if not arguments:
         for column in ("agent", "is"):
             table.add_column(column)

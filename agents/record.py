@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from agents.command_line import hint, option, parse, path, run_command
-from agents.conversion import Count, Natural
+from agents.conversion import Count, Seed
 from agents.errors import UserError
 from agents.evaluate import Which
 
@@ -44,7 +44,7 @@ class Options:
     """Episodes, one after the other."""
     stochastic: bool = False
     """Draw actions from the policy instead of taking the likeliest."""
-    seed: Annotated[int | None, option(Natural, "N"), hint("(default: that of the run's own final evaluation)")] = None
+    seed: Annotated[int | None, option(Seed, "N"), hint("(default: that of the run's own final evaluation)")] = None
     """Seed of the episodes."""
     model: Annotated[str, option(Which, "WHICH")] = "final"
     """Which model of the run: final, best (in the periodic evaluations) or checkpoint (the last)."""

@@ -17,6 +17,7 @@ class Reinforce(Hyperparameters):
     """Monte-Carlo score function; an update plays one episode in each environment."""
 
     agent: ClassVar[str] = "reinforce"
+    masks: ClassVar[bool] = True
 
     learning_rate: ScheduleSpec = 5e-3
     """Adam's learning rate, a schedule over the run."""

@@ -56,7 +56,7 @@ def find_spec(env_id: str) -> EnvSpec:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:  # the latter two for what cannot be a module's name
             raise ValueError(f"cannot import {module!r}, which is to register environment {name!r}: {error}") from error
     if name in gym.registry:
         return gym.registry[name]

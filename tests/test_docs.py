@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from gumbel_rl import ActionFactors, FactoredCategorical, make_estimator
+from gumbel_rl import ActionFactors, FactoredCategorical, GumbelSAC, make_estimator
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*ROOT.glob("README.md"), *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,13 +21,30 @@ PAGES = [*ROOT.glob("README.md"), *sorted((ROOT / "docs").glob("*.md"))]
 def examples(page: Path) -> str:
     """The page's Python blocks one after the other, with trainings cut short."""
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return re.sub(r"\.learn\([\d_]+", ".learn(512", "\n".join(blocks))
+    return re.sub(r"\.learn\([\d_]+", ".learn(60", "\n".join(blocks))
+
+
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let algorithms get to their updates within these few steps."""
+    limits = {
+        OnPolicyAlgorithm: ("n_steps", 64),
+        OffPolicyAlgorithm: ("learning_starts", 50),
+        GumbelSAC: ("learning_starts", 40),
+    }
+    for cls, (setting, most) in limits.items():
+
+        def setup(self: Any, original: Any = cls._setup_model, setting: str = setting, most: int = most) -> None:
+            setattr(self, setting, min(getattr(self, setting), most))
+            original(self)
+
+        monkeypatch.setattr(cls, "_setup_model", setup)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    brief(monkeypatch)
     exec(compile(examples(page), str(page), "exec"), {"__name__": "__main__"})
 
 

@@ -113,7 +113,12 @@ class Plan:
         return replace(
             self,
             cells=list(cells.values()),
-            not_applicable=_union(self.not_applicable, other.not_applicable),
+            # With bins of its own, an agent may act after all.
+            not_applicable=[
+                entry
+                for entry in _union(self.not_applicable, other.not_applicable)
+                if (entry["env"], entry["agent"]) not in cells
+            ],
             random_returns={**other.random_returns, **self.random_returns},
             commands=list(dict.fromkeys([*self.commands, *other.commands])),
         )

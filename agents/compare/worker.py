@@ -77,8 +77,11 @@ def publish(attempt: Path, path: Path) -> None:
         os.rename(attempt, path)
     except OSError:
         # A directory cannot take the place of one that is not empty.
-        if not RunDirectory(path).finished:
-            raise
+        if RunDirectory(path).finished:
+            return
+        # What is there was copied in part, or has lost its result.
+        shutil.rmtree(path)
+        os.rename(attempt, path)
 
 
 def remove_leftovers(out: Path) -> None:

@@ -121,6 +121,7 @@ def _search(options: Options, configs: Path) -> Stage:
         seeds=search_seeds(options.seeds_per_trial),
         trials=options.trials,
         keep=options.keep,
+        fixed=keys,
     )
 
 
@@ -169,9 +170,9 @@ def _run(options: Options, search: Stage) -> Outcome:
     if not options.confirm:
         return judge(study, None, chosen)
 
-    stage = replace(
-        search, name=f"{search.name}/confirmation", seeds=confirmation_seeds(options.confirm_seeds), trials=None
-    )
+    # Scores are compared over the same seeds: with another number of them the best are all run again.
+    name = f"{search.name}/confirmation on {options.confirm_seeds} seeds"
+    stage = replace(search, name=name, seeds=confirmation_seeds(options.confirm_seeds), trials=None)
     confirmation = open_study(stage)
     present = {trial.user_attrs.get("of") for trial in confirmation.get_trials(deepcopy=False)}
     for trial in chosen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -38,6 +38,7 @@ class Stage:
         trials: The study's total; None for those that were enqueued.
         normalizable: Whether observations can be standardised.
         keep: Directory in which the trials' runs are kept.
+        fixed: What the command set for all trials.
     """
 
     storage: str
@@ -48,6 +49,7 @@ class Stage:
     trials: int | None
     normalizable: bool
     keep: Path | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def space(self) -> Space:
@@ -62,6 +64,7 @@ class Stage:
             "bins": self.base.get("bins"),  # which studies had not before
             "timesteps": self.base["timesteps"],
             "seeds": list(self.seeds),
+            "set": dict(self.fixed),
             "space": {name: list(dimension.choices) for name, dimension in self.space.items()},
         }
 
@@ -123,7 +126,7 @@ def begin(stage: Stage, *, patience: float = 10.0) -> Stage:
         differing = [
             f"{key} {began.get(key)}, not {wanted[key]}" if key != "space" else "another search space"
             for key in wanted
-            if began.get(key) != wanted[key]
+            if began.get(key, {} if key == "set" else None) != wanted[key]  # which studies had not before either
         ]
         if differing:
             raise UserError(f"the study {stage.name} has {'; '.join(differing)}: give another --study or --storage")

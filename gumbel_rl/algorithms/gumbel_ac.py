@@ -16,6 +16,7 @@ from gumbel_rl.algorithms.policies import ActorCriticPolicy
 from gumbel_rl.algorithms.rollouts import gae, minibatches, select
 from gumbel_rl.distributions import FactoredCategorical
 from gumbel_rl.estimators import Estimator, Exact, Objective, estimator_through
+from gumbel_rl.sb3.observations import mask_in
 from gumbel_rl.schedules import ScheduleLike, make_temperature
 
 
@@ -140,7 +141,7 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
         returns = torch.as_tensor(gains + values, device=self.device).flatten()
         advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
         actions = self.factors.one_hot(rollout.flat(rollout.indices))
-        behaviour = FactoredCategorical(rollout.flat(rollout.logits), self.factors)
+        behaviour = FactoredCategorical(rollout.flat(rollout.logits), self.factors, mask_in(observations))
         behaviour_probs, behaviour_entropy = behaviour.probs, behaviour.entropy()
         self._update_value_scale(returns)
 

@@ -28,7 +28,7 @@ from gumbel_rl.schedules import ScheduleLike, make_target_entropy, make_temperat
 
 TWINS = ("min", "mean", "action-min")
 
-# Largest number of joint actions that the per-action minimum of the critics is averaged over exactly.
+# Largest number of joint actions that are enumerated for expectations under critics that are not linear in each factor.
 ENUMERATED = 64
 
 Self = TypeVar("Self", bound="GumbelSAC")
@@ -46,8 +46,9 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
       fixed;
     * `alpha` follows the entropy towards a share of the largest possible one.
 
-    With the critics that are linear in each factor, which is the default, the expectations in the targets are exact.
-    Action masks are an entry `action_mask` of a Dict observation; what is forbidden is never executed.
+    With the critics that are linear in each factor, which is the default, and with few joint actions, the expectations
+    in the targets are exact; elsewhere they are means over as many actions as the estimator draws. Action masks are an
+    entry `action_mask` of a Dict observation; what is forbidden is never executed.
 
     Args:
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a class.
@@ -60,7 +61,8 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         gamma: Discount.
         train_freq: Steps of each environment between updates, or `(n, "episode")`.
         gradient_steps: Updates at a time; -1 for as many as steps were made in all environments.
-        n_steps: Steps of a return before it is bootstrapped.
+        n_steps: Steps of a return before it is bootstrapped. With more than one, the entropy that counts is that of the
+            state it is bootstrapped at, and the steps before it are those of the policy that made them.
         include_newest: Begin every batch with the newest transition of each environment (combined replay).
         estimator: Id in `gumbel_rl.ESTIMATORS`, or an estimator.
         estimator_kwargs: Options of the estimator if given by id, for example `{"samples": 4}`.
@@ -71,8 +73,9 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         target_entropy_ratio: Entropy that a learnt `alpha` aims at, as a share of the largest possible one (of the
             allowed choices, where there are masks): a number or a schedule over environment steps.
         entropy_in_target: Whether the critics value the entropy of later states too.
-        twins: What the critics together say: `"min"`, the smallest of their expected values; `"mean"`, the average;
-            `"action-min"`, the expectation of the smallest value of each action.
+        twins: What the critics together say: `"min"`, the smallest of their expected values (of their estimates, where
+            the expectation cannot be had); `"mean"`, the average; `"action-min"`, the expectation of the smallest value
+            of each action.
         q_clip: Largest distance of a critic's value from its slow copy's that its loss rewards (Zhou et al. 2024,
             section 5.2); `None` for no limit.
         actor_delay: Updates of the critics for one of the actor and of `alpha`.
@@ -130,14 +133,6 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        require_at_least_one(batch_size=batch_size, n_steps=n_steps, actor_delay=actor_delay)
-        if twins not in TWINS:
-            raise ValueError(f"unknown twins {twins!r}; known are {', '.join(TWINS)}")
-        for name, limit in {"q_clip": q_clip, "max_grad_norm": max_grad_norm}.items():
-            if limit is not None and not limit > 0:
-                raise ValueError(f"{name} must be positive or None, got {limit}")
-        if not 0 < tau <= 1:
-            raise ValueError(f"tau must be above 0 and at most 1, got {tau}")
         self.estimator = estimator
         self.estimator_kwargs = dict(estimator_kwargs or {})
         self.include_newest = include_newest
@@ -148,7 +143,6 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         self.q_clip = q_clip
         self.actor_delay = actor_delay
         self.max_grad_norm = max_grad_norm
-        self._n_updates = 0
         super().__init__(
             policy,
             env,
@@ -175,7 +169,18 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    def _check_settings(self) -> None:
+        require_at_least_one(batch_size=self.batch_size, n_steps=self.n_steps, actor_delay=self.actor_delay)
+        if self.twins not in TWINS:
+            raise ValueError(f"unknown twins {self.twins!r}; known are {', '.join(TWINS)}")
+        for name, limit in {"q_clip": self.q_clip, "max_grad_norm": self.max_grad_norm}.items():
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name} must be positive or None, got {limit}")
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"tau must be above 0 and at most 1, got {self.tau}")
+
     def _setup_model(self) -> None:
+        self._check_settings()  # here and not in the constructor, because `load(path, tau=...)` sets the attributes
         self._learns_ent_coef = _first_ent_coef(self.ent_coef)[1]
         self._entropy_schedule = make_target_entropy(self.target_entropy_ratio)
         super()._setup_model()
@@ -214,15 +219,25 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         """As in Stable-Baselines3; returns are made of it by this model's settings, not by those it was saved with.
 
         Raises:
-            ValueError: It is of another number of environments.
+            TypeError: It is a replay buffer of another kind.
+            ValueError: It is of another number of environments, or of other spaces. The model keeps the buffer it has.
         """
-        super().load_replay_buffer(path, truncate_last_traj)
-        buffer = self.replay_buffer
-        assert buffer is not None
-        if buffer.n_envs != self.n_envs:
-            raise ValueError(
-                f"the replay buffer is of {buffer.n_envs} environments side by side, and the model has {self.n_envs}"
-            )
+        before = self.replay_buffer
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+            buffer: Any = self.replay_buffer
+            if not isinstance(buffer, DiscreteReplayBuffer):
+                raise TypeError(f"a DiscreteReplayBuffer is needed, got a {type(buffer).__name__}")
+            for name, has, needs in (
+                ("environments", buffer.n_envs, self.n_envs),
+                ("observations", buffer.observation_space, self.observation_space),
+                ("actions", buffer.action_space, self.action_space),
+            ):
+                if has != needs:
+                    raise ValueError(f"the {name} of the replay buffer are {has}, and those of the model are {needs}")
+        except (TypeError, ValueError):
+            self.replay_buffer = before
+            raise
         buffer.gamma, buffer.n_steps, buffer.include_newest = self.gamma, self.n_steps, self.include_newest
 
     def _make_estimator(self) -> None:
@@ -332,7 +347,9 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
     @torch.no_grad()
     def _target(self, batch: Transitions) -> Tensor:
         """Returns `[B]`, bootstrapped with the slow critics and the present policy."""
-        dist = self.policy.distribution(batch.next_observations)
+        # Where an episode has ended nothing may be allowed, and nothing is done.
+        over = batch.discounts == 0
+        dist = self.policy.distribution(batch.next_observations, all_allowed=over)
         objectives = self._objectives(self.policy.target, batch.next_observations)
         if self._exact is not None:
             value = self._together([self._exact(dist, f) for f in self.joined(objectives)])
@@ -373,7 +390,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         dist = FactoredCategorical(logits.detach().requires_grad_(), self.factors, mask_in(batch.observations))
         # The same for all critics: they are compared on the same actions.
         noise = dist.noise((self._estimator.samples,))
-        expected = self._together([self._estimator(dist, f, noise) for f in self.joined(objectives)])
+        expected = self._together([self._expected(dist, f, noise) for f in self.joined(objectives)])
         entropy, alpha = dist.entropy(), self._alpha
         objective = expected + alpha * entropy
         (slope,) = torch.autograd.grad(objective.sum(), dist.logits)
@@ -390,6 +407,18 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
             self._record_action_probs(dist.probs)
         actor_loss, share = -objective.detach().mean(), entropy / largest.clamp_min(1e-12)
         return loss, {"actor_loss": actor_loss, "entropy": entropy, "entropy_ratio": share, "ent_coef": alpha}
+
+    def _expected(self, dist: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
+        """The estimator's surrogate `[B]`, with the exact value where that can be had.
+
+        The smallest of the critics is chosen by value: by the expected one, not by that of the actions drawn.
+        """
+        surrogate = self._estimator(dist, f, noise)
+        if self._exact is None or self._exact is self._estimator:
+            return surrogate
+        with torch.no_grad():
+            correction = self._exact(dist, f) - surrogate
+        return surrogate + correction
 
     def _clip_gradient(self, parameters: Sequence[Tensor]) -> Tensor:
         """Norm of the gradient, which is clipped if it has a limit."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from gumbel_rl.algorithms.policies import DiscretePolicy, NetArch
 from gumbel_rl.critics import Critic, make_critic, mlp
 from gumbel_rl.distributions import FactoredCategorical
 from gumbel_rl.sb3.networks import LAST_LAYER_SCALE, adam_options
-from gumbel_rl.sb3.observations import check_mask_space, mask_in
+from gumbel_rl.sb3.observations import mask_in
 
 Self = TypeVar("Self", bound="OffPolicyActorCriticPolicy")
 
@@ -55,7 +55,7 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         critic: Id in `gumbel_rl.critics.CRITICS`.
         critic_kwargs: Options of the critic, for example `{"rank": 16}`.
         n_critics: How many.
-        features_extractor_class: Turns observations into features.
+        features_extractor_class: Turns observations into features; `None` for the class's own, `default_extractor`.
         features_extractor_kwargs: Its arguments.
         share_features_extractor: One extractor for actor and critics, which the critics' loss alone trains.
         normalize_images: Divide images by 255.
@@ -79,7 +79,7 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         critic: str = "multilinear",
         critic_kwargs: dict[str, Any] | None = None,
         n_critics: int = 2,
-        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
         normalize_images: bool = True,
@@ -97,7 +97,6 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
             adam_options(optimizer_class) if optimizer_kwargs is None else optimizer_kwargs,
             use_sde,
         )
-        check_mask_space(observation_space, self.factors)
         if n_critics < 1:
             raise ValueError(f"n_critics must be at least 1, got {n_critics}")
         self.net_arch = [128, 128] if net_arch is None else net_arch
@@ -136,8 +135,10 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         self._target_parameters: list[Tensor] = list(self.target.parameters())
         # Buffers that a state dict leaves out are constants, the same in both.
         self._target_has_statistics = len(self.target.state_dict()) > len(self._target_parameters)
-        trained = [*self.critic_parameters, *self.actor_parameters, self.log_ent_coef]
-        self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        groups: list[dict[str, Any]] = [{"params": [*self.critic_parameters, *self.actor_parameters]}]
+        # The entropy coefficient is no weight that ought to be small: of a weight decay it has none.
+        groups.append({"params": [self.log_ent_coef], "weight_decay": 0.0})
+        self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         names = ("net_arch", "activation_fn", "layer_norm", "critic", "critic_kwargs", "n_critics")
@@ -157,9 +158,12 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         logits: Tensor = self.actor(features.detach() if self.share_features_extractor else features)
         return logits
 
-    def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
-        """The policy at observations `[B, ...]`, with their masks."""
-        return FactoredCategorical(self.logits(obs), self.factors, mask_in(obs))
+    def distribution(self, obs: PyTorchObs, all_allowed: Tensor | None = None) -> FactoredCategorical:
+        """The policy at observations `[B, ...]`, with their masks but where `all_allowed` `[B, 1]` says otherwise."""
+        mask = mask_in(obs)
+        if mask is not None and all_allowed is not None:
+            mask = mask | all_allowed
+        return FactoredCategorical(self.logits(obs), self.factors, mask)
 
     def features(self, critics: Critics, obs: PyTorchObs) -> Tensor:
         """Features `[B, F]` of observations `[B, ...]` for the critics or their slow copies."""
@@ -177,15 +181,13 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
 class OffPolicyCnnPolicy(OffPolicyActorCriticPolicy):
     """The same for images, with the convolutional network of Mnih et al. 2015."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"features_extractor_class": NatureCNN, **kwargs})
+    default_extractor = NatureCNN
 
 
 class OffPolicyMultiInputPolicy(OffPolicyActorCriticPolicy):
     """The same for Dict observations, each entry but an action mask with an extractor of its own."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
+    default_extractor = CombinedExtractor
 
 
 POLICY_ALIASES: dict[str, type[BasePolicy]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from gumbel_rl.actions import ActionFactors
 from gumbel_rl.critics import Additive, mlp
 from gumbel_rl.distributions import FactoredCategorical
 from gumbel_rl.sb3.networks import adam_options
-from gumbel_rl.sb3.observations import ObservationFeatures, check_observation_space
+from gumbel_rl.sb3.observations import ObservationFeatures, check_mask_space, check_observation_space, mask_in
 
 NetArch = list[int] | dict[str, list[int]]
 
@@ -25,9 +25,10 @@ class DiscretePolicy(ObservationFeatures, BasePolicy):
     """Base class of the policies over the factors of a discrete action space: acting, and what all of them are given.
 
     Args:
-        observation_space: Box, Discrete or MultiDiscrete (with any `start`), MultiBinary, or a Dict of these.
+        observation_space: Box, Discrete or MultiDiscrete (with any `start`), MultiBinary, or a Dict of these. An entry
+            `action_mask` of a Dict restricts the actions and is not made into features.
         action_space: Discrete, MultiDiscrete or MultiBinary.
-        features_extractor_class: Turns observations into features.
+        features_extractor_class: Turns observations into features; `None` for the class's own, `default_extractor`.
         features_extractor_kwargs: Its arguments.
         normalize_images: Divide images by 255.
         optimizer_class: Optimiser.
@@ -36,15 +37,17 @@ class DiscretePolicy(ObservationFeatures, BasePolicy):
 
     Raises:
         TypeError: The action space or the observation space is not supported.
+        ValueError: A mask in the observations that does not fit the actions.
     """
 
     temperature: Tensor
+    default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
 
     def __init__(
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
-        features_extractor_class: type[BaseFeaturesExtractor],
+        features_extractor_class: type[BaseFeaturesExtractor] | None,
         features_extractor_kwargs: dict[str, Any] | None,
         normalize_images: bool,
         optimizer_class: type[torch.optim.Optimizer],
@@ -55,10 +58,11 @@ class DiscretePolicy(ObservationFeatures, BasePolicy):
             raise ValueError("state-dependent exploration is for continuous actions")
         self.factors = ActionFactors.from_space(action_space)
         check_observation_space(observation_space)
+        check_mask_space(observation_space, self.factors)
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class,
+            features_extractor_class or self.default_extractor,
             features_extractor_kwargs,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
@@ -95,13 +99,14 @@ class ActorCriticPolicy(DiscretePolicy):
     """Actor `logits(s)` over the factors of a discrete action space, and critic `V(s) + sum_d <z_d, a_d(s)>`.
 
     Args:
-        observation_space: Box, Discrete or MultiDiscrete (with any `start`), MultiBinary, or a Dict of these.
+        observation_space: Box, Discrete or MultiDiscrete (with any `start`), MultiBinary, or a Dict of these. An entry
+            `action_mask` of a Dict restricts the actions and is not made into features.
         action_space: Discrete, MultiDiscrete or MultiBinary.
         lr_schedule: Learning rate as a function of the remaining progress (1 to 0), Stable-Baselines3's convention.
         net_arch: Widths of the hidden layers, one list for both networks or `{"pi": [...], "vf": [...]}`.
         activation_fn: Between the layers.
         ortho_init: Orthogonal initialisation, with a nearly uniform first policy.
-        features_extractor_class: Turns observations into features.
+        features_extractor_class: Turns observations into features; `None` for the class's own, `default_extractor`.
         features_extractor_kwargs: Its arguments.
         share_features_extractor: One extractor for actor and critic; if it has parameters, both losses train it.
         normalize_images: Divide images by 255.
@@ -121,7 +126,7 @@ class ActorCriticPolicy(DiscretePolicy):
         net_arch: NetArch | None = None,
         activation_fn: type[nn.Module] = nn.Tanh,
         ortho_init: bool = True,
-        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = True,
         normalize_images: bool = True,
@@ -145,6 +150,8 @@ class ActorCriticPolicy(DiscretePolicy):
         self.ortho_init = ortho_init
         self.share_features_extractor = share_features_extractor
         arch = self.net_arch if isinstance(self.net_arch, dict) else {"pi": self.net_arch, "vf": self.net_arch}
+        if set(arch) != {"pi", "vf"}:
+            raise ValueError(f"net_arch must be widths, or a mapping with the keys pi and vf, got {self.net_arch}")
 
         self.features_extractor = self.make_features_extractor()
         self.critic_extractor = self.features_extractor if share_features_extractor else self.make_features_extractor()
@@ -173,14 +180,14 @@ class ActorCriticPolicy(DiscretePolicy):
         return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
     def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
-        """The policy at observations `[B, ...]`: logits `[B, N]`."""
+        """The policy at observations `[B, ...]`, with their masks: logits `[B, N]`."""
         logits = self.actor(self.extract_features(obs, self.features_extractor))
-        return FactoredCategorical(logits, self.factors)
+        return FactoredCategorical(logits, self.factors, mask_in(obs))
 
     def distribution_and_critic_features(self, obs: PyTorchObs) -> tuple[FactoredCategorical, Tensor]:
         """The policy as in `distribution`, and features `[B, F]` for the critic; a shared extractor runs once."""
         features = self.extract_features(obs, self.features_extractor)
-        dist = FactoredCategorical(self.actor(features), self.factors)
+        dist = FactoredCategorical(self.actor(features), self.factors, mask_in(obs))
         return dist, features if self.share_features_extractor else self.extract_features(obs, self.critic_extractor)
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
@@ -196,15 +203,13 @@ def _no_schedule(_: float) -> float:
 class CnnPolicy(ActorCriticPolicy):
     """The same for images, with the convolutional network of Mnih et al. 2015."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"features_extractor_class": NatureCNN, **kwargs})
+    default_extractor = NatureCNN
 
 
 class MultiInputPolicy(ActorCriticPolicy):
-    """The same for Dict observations, each entry with an extractor of its own."""
+    """The same for Dict observations, each entry but an action mask with an extractor of its own."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
+    default_extractor = CombinedExtractor
 
 
 POLICY_ALIASES: dict[str, type[BasePolicy]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -130,10 +131,14 @@ class GradientDiagnosticsCallback(BaseCallback):
         learning = self.num_timesteps > max(algorithm.learning_starts, 1)
         if learning and self.num_timesteps - self._last >= self.every:
             self._last = self.num_timesteps
-            state = np.random.get_state()  # noqa: NPY002 - the replay buffer draws from NumPy's global generator
+            buffer: Any = algorithm.replay_buffer
+            # What a replay buffer draws with: NumPy's global generator, or one of its own.
+            state = np.random.get_state(), copy.deepcopy(getattr(buffer, "rng", None))  # noqa: NPY002
             with torch.random.fork_rng([algorithm.device] if algorithm.device.type == "cuda" else []):
                 self._measure(algorithm)
-            np.random.set_state(state)  # noqa: NPY002
+            np.random.set_state(state[0])  # noqa: NPY002
+            if state[1] is not None:
+                buffer.rng = state[1]
         return True
 
     def _measure(self, algorithm: OffPolicyAlgorithm) -> None:
@@ -149,8 +154,9 @@ class GradientDiagnosticsCallback(BaseCallback):
         record = self.logger.record
         entropy = float(dist.entropy().mean())
         record("train/entropy", entropy)
-        if policy.factors.max_entropy:
-            record("train/entropy_ratio", entropy / policy.factors.max_entropy)
+        largest = float(dist.max_entropy.mean())  # of the allowed choices
+        if largest:
+            record("train/entropy_ratio", entropy / largest)
         record("dist/action_probs", dist.probs.flatten(), exclude=("stdout", "log", "json", "csv"))
         oracle: Estimator | None = None
         if critic.multilinear:

@@ -122,8 +122,8 @@ def sac_defaults(
         )
     if not 0 <= target_entropy_ratio <= 1:
         raise ValueError(f"target_entropy_ratio is a share of the maximum, between 0 and 1, got {target_entropy_ratio}")
-    # One-step returns: over several steps, those that the replay buffer holds of earlier policies make the critic's
-    # differences between actions ten times too large, and the policy settles early on the wrong ones.
+    # One-step returns: on CartPole, over several steps, those that the replay buffer holds of earlier policies made the
+    # critic's differences between actions ten times too large, and the policy settled early on the wrong ones.
     defaults = {
         "learning_rate": 2e-3,
         "buffer_size": 100_000,

@@ -109,6 +109,10 @@ TRAINING = {
     "a negative temperature": (["--temperature", "-1"], "a temperature must stay above 0"),
     "a temperature that reaches 0": (["--temperature", "linear:1:0"], "a temperature must stay above 0"),
     "a temperature that is none": (["--temperature", "nan"], "nan"),
+    "a number without end": (["--set", "max_grad_norm=.inf"], "max_grad_norm must be a number, got inf"),
+    "no number": (["--set", "ent_coef=.nan"], "ent_coef must be a number, got nan"),
+    "no module": (["--env", "./mine.py:Mine-v0"], "cannot import './mine.py'"),
+    "two runs to resume": (["--resume", "one", "two"], "one path is enough, got one two"),
     "no steps": (["--timesteps", 0], "--timesteps: must be at least 1, got '0'"),
     "negative steps": (["--timesteps", -5], "--timesteps: must be at least 1, got '-5'"),
     "words for steps": (["--timesteps", "many"], "--timesteps: must be a whole number, got 'many'"),
@@ -276,3 +280,5 @@ def test_lists_agents_and_hyperparameters(command):
     assert command(agents.lineup.main).out.count("\n") >= 5
     assert "gae_lambda" in command(agents.lineup.main, "gumbel-ac").out
     assert "did you mean 'ppo'" in command(agents.lineup.main, "pp").complaint
+    assert command(agents.lineup.main, "--help").out.startswith("usage: python -m agents.lineup [AGENT]")
+    assert "one agent at a time" in command(agents.lineup.main, "ppo", "a2c").complaint

@@ -25,6 +25,8 @@ from envs.coordination import Coordination
 COORDINATION = "gumbel_rl/Coordination-v0"
 MASKED = {"env": COORDINATION, "env_kwargs": {"masked": True}}
 SAC = {"agent": "gumbel-sac", "learning_starts": 20, "buffer_size": 500, "train_freq": 2, "batch_size": 8}
+AC = {"agent": "gumbel-ac", "n_steps": 10}
+REINFORCE = {"agent": "reinforce"}
 PPO = {"agent": "maskable-ppo", "n_steps": 10, "batch_size": 10}
 FEW = {"timesteps": 80, "n_envs": 2, "eval_every": 40, "periodic_episodes": 2, "eval_episodes": 2}
 
@@ -113,7 +115,9 @@ def interrupt(run):
 
 @pytest.mark.parametrize("keys", [{}, {"normalize": True}], ids=str)
 @pytest.mark.parametrize(
-    ("agent", "how"), [*((SAC, how) for how in STRICT), (PPO, "ByMethod"), (PPO, "InATuple")], ids=name
+    ("agent", "how"),
+    [*((agent, how) for agent in (SAC, AC, REINFORCE) for how in STRICT), (PPO, "ByMethod"), (PPO, "InATuple")],
+    ids=name,
 )
 def test_nothing_forbidden_is_ever_done(agent, how, keys, tmp_path):
     run = short_run(tmp_path / "run", env=STRICT[how], **agent, **FEW, **keys)
@@ -137,14 +141,15 @@ def test_masks_come_from_other_processes():
 
 def test_who_does_not_see_the_mask_does_what_is_forbidden(tmp_path):
     with pytest.raises(AssertionError, match="is forbidden"):
-        short_run(tmp_path / "run", env=STRICT["ByMethod"], agent="gumbel-ac", **FEW)
+        short_run(tmp_path / "run", env=STRICT["ByMethod"], agent="ppo", **FEW)
 
 
 def test_only_those_who_understand_masks_observe_them():
     for agent, masked, expected in (
         ("gumbel-sac", True, "MultiInputPolicy"),
         ("gumbel-sac", False, "MlpPolicy"),
-        ("gumbel-ac", True, "MlpPolicy"),
+        ("gumbel-ac", True, "MultiInputPolicy"),
+        ("ppo", True, "MlpPolicy"),
     ):
         config = resolve({"agent": agent, "env": COORDINATION, "env_kwargs": {"masked": masked}, "n_envs": 4})
         for env in (make_training_env(config, 0), make_evaluation_env(config, 4, seed=0)):
@@ -155,7 +160,7 @@ def test_only_those_who_understand_masks_observe_them():
 
 
 @pytest.mark.parametrize("engine", ["auto", "dummy"])
-@pytest.mark.parametrize("agent", [SAC, PPO], ids=name)
+@pytest.mark.parametrize("agent", [SAC, AC, REINFORCE, PPO], ids=name)
 def test_masked_coordination(agent, engine, tmp_path, monkeypatch):
     invalid = []
     step = Coordination._step

@@ -557,7 +557,7 @@ def test_writes_the_winning_block(command, tmp_path):
     file.write_text(
         f"# Mine.\ndefault:\n  n_envs: 8\n{BANDIT}:\n  learning_rate: 1e-7  # too low\n  activation: relu\n"
     )
-    argv = (*QUICK, "--trials", 4, "--confirm", 2)
+    argv = (*QUICK, "--trials", 4, "--confirm", 2, "--confirm-seeds", 2)
     outcome = command(lambda words: main(words, configs), *argv, "--write")
     assert outcome.status == 0, outcome
     assert outcome.err.count("score") + outcome.err.count("pruned") == 4 + 3
@@ -630,6 +630,7 @@ def test_passwords_are_not_told(command):
         (("--seeds-per-trial", 2), "seeds [10000000], not [10000000, 10000001]"),
         (("--agent", "ppo"), "agent a2c, not ppo; another search space"),
         (("--env", "CartPole-v1"), f"env {BANDIT}, not CartPole-v1"),
+        (("--set", "stats_window_size=50"), "set {}, not {'stats_window_size': 50}"),
     ],
 )
 def test_another_study_is_refused(command, tmp_path, change, complaint):

@@ -96,6 +96,32 @@ def test_nothing_forbidden_is_executed_with_other_critics(critic, twins):
     make(env, twins=twins, policy_kwargs={"critic": critic}).learn(120)
 
 
+class Ending(gym.Env):
+    """Observes its own mask, by which nothing is left to do when an episode has ended."""
+
+    action_space = spaces.MultiDiscrete([2, 3])
+    observation_space = spaces.Dict({"x": BOX, MASK_KEY: spaces.MultiBinary(5)})
+
+    def _observe(self):
+        return {"x": np.full(3, self.left / 3, np.float32), MASK_KEY: np.full(5, self.left > 0, np.int8)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 3
+        return self._observe(), {}
+
+    def step(self, action):
+        self.left -= 1
+        return self._observe(), 1.0, self.left == 0, False, {}
+
+
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_nothing_may_be_allowed_where_an_episode_has_ended(n_steps):
+    model = make(vectorised(Ending(), Ending()), n_steps=n_steps).learn(120)
+    assert model._n_updates > 0
+    assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
 @pytest.mark.parametrize("factors", [1, 5])
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_coordination(factors, n_envs):

@@ -10,12 +10,15 @@ import pytest
 import torch
 from gymnasium import spaces
 from scripted import Memory, Scripted, vectorised
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import VecNormalize
 
 from envs import make_vec_env
 from gumbel_rl import GumbelSAC, make_estimator
 from gumbel_rl.algorithms.off_policy_policies import POLICY_ALIASES
+from gumbel_rl.sb3.replay import DiscreteReplayBuffer
 from gumbel_rl.wrappers import ActionMaskObservation
 
 SETTINGS = {
@@ -208,8 +211,47 @@ def test_returns_of_a_loaded_replay_buffer_are_made_by_the_settings_of_the_model
 def test_a_replay_buffer_of_another_number_of_environments(tmp_path):
     model = make().learn(60)
     model.save_replay_buffer(tmp_path / "buffer")
-    with pytest.raises(ValueError, match="is of 2 environments side by side, and the model has 3"):
-        make(cart_poles(3)).load_replay_buffer(tmp_path / "buffer")
+    other = make(cart_poles(3))
+    kept = other.replay_buffer
+    with pytest.raises(ValueError, match="the environments of the replay buffer are 2, and those of the model are 3"):
+        other.load_replay_buffer(tmp_path / "buffer")
+    assert other.replay_buffer is kept
+
+
+def test_a_replay_buffer_of_other_spaces_or_another_kind(tmp_path):
+    model = make().learn(60)
+    kept = model.replay_buffer
+    for name, space in (("actions", spaces.Discrete(3)), ("observations", spaces.Box(-1, 1, (2,)))):
+        parts = {"observations": model.observation_space, "actions": model.action_space} | {name: space}
+        save_to_pkl(tmp_path / "buffer", DiscreteReplayBuffer(10, *parts.values(), n_envs=2, gamma=0.99))
+        with pytest.raises(ValueError, match=f"the {name} of the replay buffer are "):
+            model.load_replay_buffer(tmp_path / "buffer")
+    save_to_pkl(tmp_path / "buffer", ReplayBuffer(10, model.observation_space, model.action_space, n_envs=2))
+    with pytest.raises(TypeError, match="a DiscreteReplayBuffer is needed, got a ReplayBuffer"):
+        model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer is kept
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"twins": "avg"}, "unknown twins 'avg'"), ({"actor_delay": 0}, "at least 1"), ({"tau": 5}, "at most 1")],
+    ids=str,
+)
+def test_settings_given_on_loading_are_checked(setting, message, tmp_path):
+    make().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        GumbelSAC.load(tmp_path / "model", env=cart_poles(), **setting)
+
+
+def test_weight_decay_leaves_the_entropy_coefficient_alone():
+    # A tenth of each weight in an update, and of the logarithm of the coefficient too if it were one.
+    options = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {"weight_decay": 1e3}}
+    model = make(ent_coef="auto_0.1", learning_rate=1e-4, policy_kwargs=options)
+    weights = model.policy.critics.members[0].net[0].weight
+    before = weights.norm().item()
+    model.learn(60)
+    assert weights.norm().item() < 0.7 * before
+    assert model.policy.log_ent_coef.item() == pytest.approx(np.log(0.1), abs=1e-2)
 
 
 @pytest.mark.parametrize("saved", ["auto_0.3", 0.3, 0.0])

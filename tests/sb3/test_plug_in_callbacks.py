@@ -28,7 +28,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gumbel_rl.sb3 import GradientDiagnosticsCallback, OneHotActions, TemperatureCallback
+from gumbel_rl.sb3 import DiscreteReplayBuffer, GradientDiagnosticsCallback, OneHotActions, TemperatureCallback
 
 
 def vec_env(n_envs: int = 1, space: str = "ragged", **options: Any) -> DummyVecEnv:
@@ -163,13 +163,28 @@ def test_tensorboard_has_the_tags(algorithm: type[Any], critic: str, tmp_path: P
     assert all(0 < ratio <= 1.0001 for ratio in ratios)
 
 
-def test_the_diagnostics_do_not_change_the_run() -> None:
+@pytest.mark.parametrize(
+    "buffer",
+    [{}, {"replay_buffer_class": DiscreteReplayBuffer, "replay_buffer_kwargs": {"gamma": 0.99}}],
+    ids=["stock", "discrete"],
+)
+def test_the_diagnostics_do_not_change_the_run(buffer: dict[str, Any]) -> None:
     runs = []
     for callback in (None, GradientDiagnosticsCallback(every=10, repeats=2)):
-        model = make_model(SAC, vec_env(2), train_freq=2).learn(80, callback=callback)
-        runs.append((parameters(model.policy), stored(model)))
+        model = make_model(SAC, vec_env(2), train_freq=2, **buffer).learn(80, callback=callback)
+        runs.append((parameters(model.policy), model.replay_buffer.actions[: model.replay_buffer.pos].copy()))
     assert same(runs[0][0], runs[1][0])
     np.testing.assert_array_equal(runs[0][1], runs[1][1])
+
+
+def test_entropy_counts_as_a_share_of_what_is_allowed() -> None:
+    model = make_model(SAC, vec_env(masked=True), learning_starts=10)
+    with torch.no_grad():
+        for parameter in model.policy.actor.net[-1].parameters():
+            parameter.zero_()  # a policy that is uniform over what is allowed
+    model.learning_rate = model.lr_schedule = lambda _: 0.0
+    model.learn(40, callback=GradientDiagnosticsCallback(every=10, repeats=2), log_interval=1000)
+    assert model.logger.name_to_value["train/entropy_ratio"] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_logs_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

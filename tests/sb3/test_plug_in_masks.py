@@ -26,7 +26,7 @@ SPACES = ["discrete-start", "ragged", "matrix", "binary"]
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("algorithm", [SAC, DDPG])
 def test_nothing_invalid_is_executed(algorithm: type[Any], space: str) -> None:
-    n_envs, steps = 4, 2000
+    n_envs, steps = 4, 600
     tasks: list[Matching] = []
 
     def task() -> gym.Env[Any, Any]:

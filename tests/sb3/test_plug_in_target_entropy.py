@@ -65,7 +65,7 @@ def test_the_entropy_coefficient_follows(ratio: float, rises: bool, masked: bool
     """A first policy is nearly uniform: above a target of 0, below one of 1 once it has learnt something."""
     model = make_sac(masked=masked, learning_rate=1e-2)
     first = model.log_ent_coef.item()  # type: ignore[union-attr]
-    model.learn(300, callback=TargetEntropyCallback(ratio))
+    model.learn(100, callback=TargetEntropyCallback(ratio))
     assert (model.log_ent_coef.item() > first) == rises  # type: ignore[union-attr]
 
 

@@ -116,6 +116,13 @@ def test_what_cannot_act_is_told_before_anything_runs():
     assert entry["reason"].startswith("dqn does not support the action space MultiDiscrete([3 2])")
 
 
+def test_what_can_act_after_all_is_no_longer_told_not_to():
+    plan = sift(make_plan(["CartPole-v1", "Pendulum-v1"], ["gumbel-ac"], 1))
+    assert [entry["env"] for entry in plan.not_applicable] == ["Pendulum-v1"]
+    plan = plan.extended(sift(make_plan(["Pendulum-v1"], ["gumbel-ac"], 1, keys={"bins": 5})))
+    assert plan.not_applicable == []
+
+
 def test_thresholds_are_settled_and_mistakes_found_before_anything_runs():
     (cell,) = sift(make_plan(CARTPOLE, ["gumbel-ac"], 1)).cells
     assert cell.config.threshold == 475

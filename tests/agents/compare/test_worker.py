@@ -76,6 +76,14 @@ def test_the_first_attempt_stays(job, tmp_path):
     assert names(job) == ["seed3"]
 
 
+def test_a_run_that_lost_its_result_is_replaced(job):
+    worker.run_here(job)
+    RunDirectory(job.path).result.unlink()
+    worker.run_here(job)
+    assert RunDirectory(job.path).finished
+    assert names(job) == ["seed3"]
+
+
 def test_what_cannot_be_moved_is_an_error(job, tmp_path):
     job.path.parent.mkdir(parents=True)
     job.path.write_text("in the way")
