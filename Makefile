@@ -29,7 +29,7 @@ train: setup ## train the default agent on CartPole-v1 (ARGS="..." for more)
 	$(BIN)/python train_agent.py --env CartPole-v1 $(ARGS)
 
 test: setup ## run the tests (ARGS="-m 'not slow'" for the quick ones)
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup docs ## check style, format, types, the arrows between packages, and that the docs build
 	$(BIN)/ruff check

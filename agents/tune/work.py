@@ -27,7 +27,7 @@ from agents.tune.study import Stage, choose, counts, open_study
 
 POLL_SECONDS = 1.0
 # For a process that is to end, to give its trial back.
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 
 
 class Crashed(Exception):

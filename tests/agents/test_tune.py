@@ -333,7 +333,7 @@ def test_workers_end_with_their_parent_and_give_their_trials_back(tmp_path):
         driver.kill()
         driver.wait()
         driver.stdout.close()
-    deadline = time.monotonic() + 8  # sooner than they would be killed
+    deadline = time.monotonic() + 0.8 * agents.tune.work.PATIENCE_SECONDS  # sooner than they would be killed
     while left := [worker for worker in workers if worker.exists()]:
         if time.monotonic() > deadline:
             for worker in left:

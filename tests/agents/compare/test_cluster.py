@@ -60,7 +60,7 @@ def report(item: tuple[int, str]) -> dict[str, object]:
     """Note where this is worked on, and look around."""
     number, directory = item
     Path(directory, f"{number}.{os.getpid()}.{os.getppid()}").touch()
-    time.sleep(0.5)
+    time.sleep(1.0)
     import agents
     import envs
     import gumbel_rl
@@ -71,11 +71,11 @@ def report(item: tuple[int, str]) -> dict[str, object]:
 
 def kill_worker_of(directory: Path, raylet: int, after: int) -> list[int]:
     """Kill a node while its worker is busy and after others have finished items; the ids of the processes killed."""
-    end = time.monotonic() + 40.0
+    end = time.monotonic() + 120.0
     while time.monotonic() < end:
         starts = [path.name.split(".") for path in directory.iterdir()]
         mine = [path for path in directory.iterdir() if path.name.endswith(f".{raylet}")]
-        if len(starts) >= after and mine and time.time() - max(path.stat().st_mtime for path in mine) < 0.2:
+        if len(starts) >= after and mine and time.time() - max(path.stat().st_mtime for path in mine) < 0.5:
             victims = [psutil.Process(raylet), *psutil.Process(raylet).children(recursive=True)]
             for victim in victims:
                 victim.kill()
@@ -142,12 +142,12 @@ def spin(directory: str) -> None:
 def test_closing_stops_the_workers_and_leaves_the_cluster(cluster, tmp_path):
     with closing(fan_out(spin, ["", *[str(tmp_path)] * 2], cluster=cluster.address, jobs=2)) as results:
         assert next(results).item == ""
-        end = time.monotonic() + 20.0
+        end = time.monotonic() + 60.0
         while not list(tmp_path.iterdir()):
             assert time.monotonic() < end
             time.sleep(0.05)
     workers = [int(path.name) for path in tmp_path.iterdir()]
-    end = time.monotonic() + 10.0
+    end = time.monotonic() + 60.0
     while any(psutil.pid_exists(worker) for worker in workers):
         assert time.monotonic() < end, "a worker goes on"
         time.sleep(0.05)
@@ -165,7 +165,7 @@ def test_an_address_without_a_cluster_is_refused_soon_in_one_line(address):
         begin = time.monotonic()
         with pytest.raises(UserError, match=address):
             fan_out(fail, ["fine"], cluster=address)
-        assert time.monotonic() - begin < 15.0
+        assert time.monotonic() - begin < 30.0
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

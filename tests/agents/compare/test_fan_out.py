@@ -211,8 +211,8 @@ def test_no_worker_outlives_the_command(tmp_path, by):
             os.killpg(driver.pid, by)  # as a terminal does: to all of them
         else:
             driver.send_signal(by)  # to the command alone
-        wait_until_gone(processes, seconds=5.0)
-        out, err = driver.communicate(timeout=10.0)
+        wait_until_gone(processes, seconds=20.0)
+        out, err = driver.communicate(timeout=30.0)
     finally:
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGKILL)
