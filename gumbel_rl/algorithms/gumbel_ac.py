@@ -178,7 +178,7 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
 
         self._n_updates += self.n_epochs
         names = ("actor_loss", "critic_loss", "value_loss", "kl", "entropy", "grad_norm")
-        self._record_update(dict(zip(names, torch.stack(history).mean(0), strict=True)))
+        self._record_update(dict(zip(names, torch.stack(history).mean(0), strict=True)), behaviour.max_entropy.mean())
         self._record_fit(values, gains + values)
         if self._diagnostics_due():
             self._record_gradient(self.estimator, dist, objective, exact=Exact(multilinear=True))

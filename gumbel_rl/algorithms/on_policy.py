@@ -154,12 +154,11 @@ class DiscreteOnPolicyAlgorithm(DiscreteAlgorithm, OnPolicyAlgorithm):
         """Mean squared error of the values `[B]`, in the critic's units."""
         return F.mse_loss(values, returns) / self.policy.critic.value_std**2
 
-    def _record_update(self, metrics: dict[str, Tensor]) -> None:
-        """Log scalars as `train/<name>`, the entropy also as a share of its maximum; one transfer from the device."""
+    def _record_update(self, metrics: dict[str, Tensor], max_entropy: Tensor) -> None:
+        """Log scalars as `train/<name>`, the entropy also as a share of the largest possible one."""
+        metrics |= {"entropy_ratio": metrics["entropy"] / max_entropy.clamp_min(1e-12)}
         for name, value in zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True):
             self.logger.record(f"train/{name}", value)
-            if name == "entropy":
-                self.logger.record("train/entropy_ratio", value / max(self.factors.max_entropy, 1e-12))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _record_fit(self, values: FloatArray, returns: FloatArray) -> None:

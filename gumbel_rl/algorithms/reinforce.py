@@ -187,7 +187,7 @@ class Reinforce(DiscreteOnPolicyAlgorithm):
 
         policy.set_training_mode(True)
         # The policy: one step along the gradient of the whole batch, accumulated over chunks.
-        objective, entropy = torch.zeros(2, device=self.device).unbind()
+        objective, entropy, largest = torch.zeros(3, device=self.device).unbind()
         policy.optimizer.zero_grad()
         for chunk in torch.arange(len(rows), device=self.device).split(CHUNK):
             dist = policy.distribution(select(observations, chunk))
@@ -196,6 +196,7 @@ class Reinforce(DiscreteOnPolicyAlgorithm):
             (-chunk_objective - self.ent_coef * chunk_entropy).backward()
             objective = objective + chunk_objective.detach()
             entropy = entropy + chunk_entropy.detach()
+            largest = largest + dist.max_entropy.mean() * len(chunk) / len(rows)
         # Of all parameters, because a shared extractor has a gradient as well, and the critic has none.
         grad_norm = clip_grad_norm_(policy.parameters(), self.max_grad_norm)
         policy.optimizer.step()
@@ -225,7 +226,7 @@ class Reinforce(DiscreteOnPolicyAlgorithm):
         if value_losses:
             metrics["critic_loss"] = torch.stack(value_losses).mean()
             self._record_fit(values[played], returns[played])
-        self._record_update(metrics)
+        self._record_update(metrics, largest)
         if self._diagnostics_due():
             self._record_action_probs(dist.probs)
 

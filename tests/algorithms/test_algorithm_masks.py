@@ -1,4 +1,4 @@
-"""Action masks with GumbelSAC: what is forbidden is never executed, from the first step on."""
+"""Action masks: what is forbidden is never executed, from the first step on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from envs import make_vec_env
-from gumbel_rl import ActionFactors, GumbelSAC
+from gumbel_rl import ActionFactors, GumbelActorCritic, GumbelSAC, Reinforce
 from gumbel_rl.wrappers import MASK_KEY, ActionMaskObservation
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -141,6 +141,37 @@ def test_coordination(factors, n_envs):
     rewards, lengths = evaluate_policy(model, env, 3, return_episode_rewards=True)
     assert lengths == [6] * 3
     assert np.isfinite(rewards).all()
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_nothing_forbidden_is_executed_on_policy(action):
+    # All steps in one minibatch and one pass: the policy is still the one that acted, masks and all.
+    shape = {"n_steps": 40, "batch_size": 80, "n_epochs": 1, "diagnostics_interval": 1}
+    model = GumbelActorCritic("MultiInputPolicy", guarded(action), seed=0, **shape)
+    model.learn(80)
+    logged = model.logger.name_to_value
+    assert logged["train/kl"] == pytest.approx(0.0, abs=1e-5)
+    assert 0 < logged["train/entropy"] < 0.9 * model.factors.max_entropy
+    assert logged["train/entropy_ratio"] == pytest.approx(1.0, abs=1e-3)  # the first policy is nearly uniform
+    model.learn(240, reset_num_timesteps=False)
+    assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+    env = guarded(action)
+    observation = env.reset()
+    for deterministic in (False, True):
+        for _ in range(30):
+            observation, *_ = env.step(model.predict(observation, deterministic=deterministic)[0])
+
+
+@pytest.mark.parametrize("baseline", ["value", "none"])
+def test_nothing_forbidden_is_executed_by_reinforce(baseline):
+    model = Reinforce("MultiInputPolicy", guarded("multi-discrete-start"), baseline=baseline, seed=0).learn(300)
+    assert model._n_updates > 3
+    assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
+def test_a_mask_of_the_wrong_width_is_refused_on_policy():
+    with pytest.raises(ValueError, match=r"choices \(2, 3\) need a mask of 5 entries"):
+        GumbelActorCritic("MultiInputPolicy", vectorised(Declared(spaces.MultiBinary(4), x=BOX)))
 
 
 def test_warm_up_is_uniform_over_what_is_allowed():
