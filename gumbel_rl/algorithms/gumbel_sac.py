@@ -262,11 +262,15 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
                     "out"
                 )
             if not self._estimator.multilinear and factors.joint_size > self._estimator.max_vertices:
+                remedy = (
+                    "give estimator='exact', which needs one evaluation of a critic that is linear in each factor"
+                    if linear
+                    else "choose critics that are linear in each factor and twins other than 'action-min', or an "
+                    "estimator that samples"
+                )
                 raise ValueError(
                     f"the exact expectation under the critic {self.policy.critic!r} with twins={self.twins!r} would "
-                    f"enumerate {factors.joint_size} joint actions, more than {self._estimator.max_vertices}; choose "
-                    "critics that are linear in each factor and twins other than 'action-min', or an estimator that "
-                    "samples"
+                    f"enumerate {factors.joint_size} joint actions, more than {self._estimator.max_vertices}; {remedy}"
                 )
             self._exact = self._estimator
         self._check_adaptive(self._estimator, self._exact)

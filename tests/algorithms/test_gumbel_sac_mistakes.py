@@ -98,7 +98,10 @@ def test_the_exact_estimator_at_the_probabilities_of_what_is_not_linear(given):
 @pytest.mark.parametrize("options", [{"policy_kwargs": {"critic": "mlp"}}, {"twins": "action-min"}], ids=str)
 def test_the_exact_estimator_with_more_joint_actions_than_can_be_enumerated(options):
     space = spaces.MultiDiscrete([5] * 6)
-    refused(ValueError, "15625 joint actions, more than 4096", space, estimator="exact", **options)
+    told = "15625 joint actions, more than 4096; choose critics that are linear"
+    refused(ValueError, told, space, estimator="exact", **options)
+    # One that was made to enumerate, with a critic that needs it not.
+    refused(ValueError, "more than 4096; give estimator='exact'", space, estimator=make_estimator("exact"))
     # With the critic that is linear there is nothing to enumerate; and an estimator that samples needs not.
     env = vectorised(Spaces(BOX, space))
     for working in ({"estimator": "exact"}, {"estimator": "rloo", **options}):
