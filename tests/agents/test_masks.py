@@ -102,7 +102,7 @@ def result(run):
 
 def name(value):
     """Of a parameter."""
-    return value["agent"] if isinstance(value, dict) else value
+    return value.get("agent", " ".join(value)) if isinstance(value, dict) else value
 
 
 def interrupt(run):
@@ -113,10 +113,14 @@ def interrupt(run):
         shutil.rmtree(checkpoint)
 
 
-@pytest.mark.parametrize("keys", [{}, {"normalize": True}], ids=str)
 @pytest.mark.parametrize(
-    ("agent", "how"),
-    [*((agent, how) for agent in (SAC, AC, REINFORCE) for how in STRICT), (PPO, "ByMethod"), (PPO, "InATuple")],
+    ("agent", "how", "keys"),
+    [
+        *((agent, how, {}) for agent in (SAC, AC, REINFORCE) for how in STRICT),
+        *((PPO, how, {}) for how in ("ByMethod", "InATuple")),
+        *((agent, "ByMethod", {"normalize": True}) for agent in (SAC, AC, PPO)),
+        (SAC, "ByObservation", {"normalize": True}),
+    ],
     ids=name,
 )
 def test_nothing_forbidden_is_ever_done(agent, how, keys, tmp_path):

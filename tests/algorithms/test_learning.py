@@ -40,7 +40,8 @@ def test_gumbel_actor_critic_learns_the_bandit(estimator):
     assert task.expected_return(dist.logits) > 0.95 * task.optimal_return
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+# What distinguishes the other estimators shows on the bandit.
+@pytest.mark.parametrize("estimator", ["exact", "score-function", "st-gumbel-softmax", "relax"])
 def test_gumbel_actor_critic_learns_the_decision_process(estimator):
     task = TabularMDP(**PROCESS)
     options = {"n_steps": 8, "learning_rate": "linear:1e-2:1e-3", "kl_coef": 2.0, "gamma": 1.0, "gae_lambda": 0.95}

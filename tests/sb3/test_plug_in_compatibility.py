@@ -91,8 +91,10 @@ def test_learns_a_step_on_every_space(algorithm: type[Any], space: str, critic: 
     assert_vertices(ACTION_SPACES[space], stored_actions(model))
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("algorithm", [SAC, DDPG])
+@pytest.mark.parametrize(
+    ("algorithm", "estimator"),
+    [*((SAC, name) for name in ESTIMATORS), *((DDPG, name) for name in ("exact", "rloo", "st-gumbel-softmax"))],
+)
 def test_every_estimator_follows_the_reward(algorithm: type[Any], estimator: str) -> None:
     model = make_model(
         algorithm,
