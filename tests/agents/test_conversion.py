@@ -45,7 +45,7 @@ def test_converts(value, hint, expected):
         (2.5, int, "must be a whole number, got 2.5"),
         ("many", int | None, "must be a whole number, got 'many'"),
         (True, int, "must be a whole number, got True"),
-        ("nan", Positive, "must be above 0, got 'nan'"),
+        ("nan", Positive, "must be a number, got 'nan'"),
         (1, bool, "must be true or false, got 1"),
         (5, str, "must be text, got 5"),
         (0, Count, "must be at least 1, got 0"),
