@@ -51,7 +51,7 @@ class Hyperparameters:
         objection = self.objection(env)
         if objection is not None:
             raise UserError(objection)
-        # Stable-Baselines3 states some of its requirements by assertions.
+        # Stable-Baselines3 states some of its requirements by assertions, or says that it does not implement a space.
         try:
             model = self.algorithm()(policy=policy, env=env, **self.arguments(timesteps), seed=seed, device=device)
         except (AssertionError, NotImplementedError, TypeError, ValueError) as error:

@@ -123,6 +123,11 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     os.replace(provisional, target)
 
 
+def write_text_atomically(target: Path, text: str) -> None:
+    """The same for a text."""
+    write_atomically(target, lambda file: file.write_text(text, encoding="utf-8"))
+
+
 def provisional_path(target: Path) -> Path:
     """What `write_atomically` calls a file or directory that is not complete; one may stay behind if it is killed."""
     return target.with_name(f".{target.name}.partial")

@@ -25,7 +25,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from agents.machine import load_average, machine
 from agents.result import versions
-from agents.run_directory import write_atomically
+from agents.run_directory import write_text_atomically
 from agents.scoring import play
 from agents.seeds import Purpose, episode_seed
 
@@ -74,7 +74,7 @@ def main() -> None:
         runs.append(run(args.env, args.timesteps, seed, args.episodes))
         args.out.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(runs, indent=1) + "\n"
-        write_atomically(args.out, lambda file, text=text: file.write_text(text, encoding="utf-8"))  # runs are long
+        write_text_atomically(args.out, text)  # runs are long
 
     table = Table("env", "steps", "seed", "return", "training, s", title="SAC, continuous actions")
     for found in runs:

@@ -36,7 +36,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from agents.compare.fan_out import fan_out
 from agents.compare.statistics import aggregates, share
 from agents.machine import load_average, machine
-from agents.run_directory import write_atomically
+from agents.run_directory import write_text_atomically
 from agents.seeds import Purpose, episode_seed
 from gumbel_rl.sb3 import (
     ActionMaskObservation,
@@ -289,7 +289,7 @@ def main() -> None:
         found[name] = {"says": SETTINGS[name].says, **summary(name, list(ordered.values())), "runs": ordered}
         results["settings"] = {name: found[name] for name in SETTINGS if name in found}
         text = written(results)
-        write_atomically(args.out, lambda file, text=text: file.write_text(text, encoding="utf-8"))
+        write_text_atomically(args.out, text)
     console.print(table(results["settings"]))
     console.print(f"written to {args.out}")
 

@@ -26,7 +26,7 @@ from agents.compare.report import console_table, write_report
 from agents.compare.summary import summarise
 from agents.compare.worker import remove_leftovers, run_elsewhere, run_here, unpack
 from agents.errors import Interrupted, UserError
-from agents.run_directory import provisional_path, write_atomically
+from agents.run_directory import provisional_path, write_text_atomically
 
 PLAN = "plan.json"
 SUMMARY = "comparison.json"
@@ -75,7 +75,7 @@ def compare(plan: Plan, out: Path, *, jobs: int | None = None, cluster: str | No
         with errors.status("statistics and report"):
             summary = summarise(plan, records)
             text = json.dumps(summary, separators=(",", ":"), allow_nan=False) + "\n"
-            write_atomically(out / SUMMARY, lambda file: file.write_text(text, encoding="utf-8"))
+            write_text_atomically(out / SUMMARY, text)
             write_report(summary, out)
     console = Console()
     console.print(console_table(summary))

@@ -11,7 +11,7 @@ from typing import Any
 from agents.compare.labels import parse_label, with_estimators
 from agents.config import TUNING_SEEDS, RunConfig, resolve
 from agents.errors import UserError
-from agents.run_directory import RunDirectory, unique_file_name, write_atomically
+from agents.run_directory import RunDirectory, unique_file_name, write_text_atomically
 
 # Raised whenever an old plan could no longer be read.
 FORMAT = 1
@@ -137,7 +137,7 @@ class Plan:
             "commands": self.commands,
         }
         text = json.dumps(content, indent=1) + "\n"
-        write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+        write_text_atomically(path, text)
 
     @classmethod
     def read(cls, path: Path) -> Plan:

@@ -61,7 +61,7 @@ class Stage:
         return {
             "agent": self.agent,
             "env": self.base["env"],
-            "bins": self.base.get("bins"),  # which studies had not before
+            "bins": self.base.get("bins"),
             "timesteps": self.base["timesteps"],
             "seeds": list(self.seeds),
             "set": dict(self.fixed),
@@ -123,10 +123,11 @@ def begin(stage: Stage, *, patience: float = 10.0) -> Stage:
         study.set_user_attr("identity", stage.identity())
     else:
         wanted = stage.identity()
+        began = {"bins": None, "set": {}} | began  # which studies had not before
         differing = [
             f"{key} {began.get(key)}, not {wanted[key]}" if key != "space" else "another search space"
             for key in wanted
-            if began.get(key, {} if key == "set" else None) != wanted[key]  # which studies had not before either
+            if began.get(key) != wanted[key]
         ]
         if differing:
             raise UserError(f"the study {stage.name} has {'; '.join(differing)}: give another --study or --storage")

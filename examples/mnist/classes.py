@@ -32,7 +32,7 @@ from agents.conversion import Count, Natural
 from agents.errors import UserError
 from agents.machine import load_average, machine
 from agents.result import versions
-from agents.run_directory import write_atomically
+from agents.run_directory import write_text_atomically
 from examples.mnist.digits import Digits, Split, load
 from examples.mnist.latents import Latents, estimator_from
 from examples.mnist.models import make_model
@@ -138,7 +138,7 @@ def _write(file: Path, found: dict[str, Any]) -> None:
     """In one piece, because the command may be killed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1) + "\n"
-    write_atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text_atomically(file, text)
 
 
 def _measure_accuracy(found: dict[str, Any], digits: Split, options: Options) -> None:

@@ -30,7 +30,7 @@ from agents.conversion import Count
 from agents.errors import UserError, did_you_mean
 from agents.machine import load_average, machine
 from agents.result import versions
-from agents.run_directory import write_atomically
+from agents.run_directory import write_text_atomically
 from examples.mnist.digits import Split, load
 from examples.mnist.latents import Latents
 from examples.mnist.models import make_model
@@ -185,7 +185,7 @@ def _write(file: Path, found: dict[str, Any]) -> None:
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items() if key != "runs"]
     runs = ",\n".join(f"  {json.dumps(_rounded(run))}" for run in found["runs"])
     text = "{" + ",\n".join([*lines, f'"runs": [\n{runs}\n]']) + "}\n"
-    write_atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text_atomically(file, text)
 
 
 def _rounded(run: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from gumbel_rl.algorithms.policies import DiscretePolicy, NetArch
+from gumbel_rl.algorithms.policies import DiscretePolicy, NetArch, split_net_arch
 from gumbel_rl.critics import Critic, make_critic, mlp
 from gumbel_rl.distributions import FactoredCategorical
 from gumbel_rl.sb3.networks import LAST_LAYER_SCALE, adam_options
@@ -106,9 +106,7 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         self.critic_kwargs = dict(critic_kwargs or {})
         self.n_critics = n_critics
         self.share_features_extractor = share_features_extractor
-        arch = self.net_arch if isinstance(self.net_arch, dict) else {"pi": self.net_arch, "qf": self.net_arch}
-        if set(arch) != {"pi", "qf"}:
-            raise ValueError(f"net_arch must be widths, or a mapping with the keys pi and qf, got {self.net_arch}")
+        arch = split_net_arch(self.net_arch, "qf")
 
         self.features_extractor = self.make_features_extractor()
         extractor = self.features_extractor if share_features_extractor else self.make_features_extractor()
@@ -135,9 +133,12 @@ class OffPolicyActorCriticPolicy(DiscretePolicy):
         self._target_parameters: list[Tensor] = list(self.target.parameters())
         # Buffers that a state dict leaves out are constants, the same in both.
         self._target_has_statistics = len(self.target.state_dict()) > len(self._target_parameters)
-        groups: list[dict[str, Any]] = [{"params": [*self.critic_parameters, *self.actor_parameters]}]
-        # The entropy coefficient is no weight that ought to be small: of a weight decay it has none.
-        groups.append({"params": [self.log_ent_coef], "weight_decay": 0.0})
+        groups: list[dict[str, Any]] = [
+            {"params": [*self.critic_parameters, *self.actor_parameters]},
+            # No weight that ought to be small: of a weight decay it has none.
+            {"params": [self.log_ent_coef], "weight_decay": 0.0},
+        ]
+        # The type of optimisers in general has no learning rate.
         self.optimizer = optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class DiscreteOnPolicyAlgorithm(DiscreteAlgorithm, OnPolicyAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICY_ALIASES
-    policy: ActorCriticPolicy  # type: ignore[assignment]
+    policy: ActorCriticPolicy  # type: ignore[assignment]  # Stable-Baselines3's is a class of its own of that name
     rollout: Rollout
 
     def _setup_model(self) -> None:

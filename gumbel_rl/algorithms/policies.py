@@ -21,6 +21,18 @@ from gumbel_rl.sb3.observations import ObservationFeatures, check_mask_space, ch
 NetArch = list[int] | dict[str, list[int]]
 
 
+def split_net_arch(net_arch: NetArch, critic: str) -> dict[str, list[int]]:
+    """Widths of the actor, under `pi`, and of the critic, under the key `critic`, given for both at once or apart.
+
+    Raises:
+        ValueError: A mapping with other keys.
+    """
+    arch = net_arch if isinstance(net_arch, dict) else {"pi": net_arch, critic: net_arch}
+    if set(arch) != {"pi", critic}:
+        raise ValueError(f"net_arch must be widths, or a mapping with the keys pi and {critic}, got {net_arch}")
+    return arch
+
+
 class DiscretePolicy(ObservationFeatures, BasePolicy):
     """Base class of the policies over the factors of a discrete action space: acting, and what all of them are given.
 
@@ -149,9 +161,7 @@ class ActorCriticPolicy(DiscretePolicy):
         self.activation_fn = activation_fn
         self.ortho_init = ortho_init
         self.share_features_extractor = share_features_extractor
-        arch = self.net_arch if isinstance(self.net_arch, dict) else {"pi": self.net_arch, "vf": self.net_arch}
-        if set(arch) != {"pi", "vf"}:
-            raise ValueError(f"net_arch must be widths, or a mapping with the keys pi and vf, got {self.net_arch}")
+        arch = split_net_arch(self.net_arch, "vf")
 
         self.features_extractor = self.make_features_extractor()
         self.critic_extractor = self.features_extractor if share_features_extractor else self.make_features_extractor()
@@ -164,6 +174,7 @@ class ActorCriticPolicy(DiscretePolicy):
         extractor = [] if share_features_extractor else list(self.features_extractor.parameters())
         self.actor_parameters = [*self.actor.parameters(), *extractor]
         self.critic_parameters = [*self.critic.parameters(), *self.critic_extractor.parameters()]
+        # The type of optimisers in general has no learning rate.
         self.optimizer = optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _init_orthogonal(self) -> None:

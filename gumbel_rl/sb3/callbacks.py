@@ -133,12 +133,13 @@ class GradientDiagnosticsCallback(BaseCallback):
             self._last = self.num_timesteps
             buffer: Any = algorithm.replay_buffer
             # What a replay buffer draws with: NumPy's global generator, or one of its own.
-            state = np.random.get_state(), copy.deepcopy(getattr(buffer, "rng", None))  # noqa: NPY002
+            state = np.random.get_state()  # noqa: NPY002
+            rng = copy.deepcopy(getattr(buffer, "rng", None))
             with torch.random.fork_rng([algorithm.device] if algorithm.device.type == "cuda" else []):
                 self._measure(algorithm)
-            np.random.set_state(state[0])  # noqa: NPY002
-            if state[1] is not None:
-                buffer.rng = state[1]
+            np.random.set_state(state)  # noqa: NPY002
+            if rng is not None:
+                buffer.rng = rng
         return True
 
     def _measure(self, algorithm: OffPolicyAlgorithm) -> None:
