@@ -54,7 +54,7 @@ class FactoredCategorical(Distribution):
             if not bool(allowed.any(-1).all()):
                 raise ValueError("a factor has every choice masked: at least one must be allowed")
             scores = torch.where(allowed, scores, -torch.inf)
-        self._log_probs = gumbel.log_softmax(scores).clamp_min(MASKED)
+        self._scores = scores
         super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FactoredCategorical:
@@ -71,6 +71,10 @@ class FactoredCategorical(Distribution):
     def log_probs(self) -> Tensor:
         """Log-probabilities, flat `[*batch, N]`, float32 at least; a large negative number where a choice is masked."""
         return self.factors.flatten(self._log_probs)
+
+    @lazy_property  # who only acts needs no normalised ones
+    def _log_probs(self) -> Tensor:
+        return gumbel.log_softmax(self._scores).clamp_min(MASKED)
 
     @lazy_property
     def _probs(self) -> Tensor:
@@ -108,12 +112,12 @@ class FactoredCategorical(Distribution):
 
     def sample_indices(self) -> Tensor:
         """The choices of one exact sample as indices `[*batch, D]`: `sample` for who needs no one-hots."""
-        noise = gumbel.gumbel_noise(self._log_probs.shape, dtype=self._log_probs.dtype, device=self._log_probs.device)
-        return (self._log_probs.detach() + noise).max(-1).indices
+        noise = gumbel.gumbel_noise(self._scores.shape, dtype=self._scores.dtype, device=self._scores.device)
+        return (self._scores.detach() + noise).max(-1).indices
 
     def mode_indices(self) -> Tensor:
         """The most probable choices as indices `[*batch, D]`."""
-        return self._log_probs.max(-1).indices
+        return self._scores.max(-1).indices
 
     def rsample(
         self,
