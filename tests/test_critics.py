@@ -28,6 +28,7 @@ from gumbel_rl.critics import (
 from gumbel_rl.estimators import Exact, StraightThrough
 
 SIZES = [(4,), (2, 3, 4), (3, 3)]
+NEIGHBOURS = {"pairs": "neighbours"}
 F = 5
 
 
@@ -67,11 +68,11 @@ def test_which_critics_call_themselves_multilinear(sizes: tuple[int, ...]) -> No
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("name", CRITICS)
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in CRITICS), ("multilinear", NEIGHBOURS)])
 def test_multilinear_means_the_value_at_the_probabilities_is_the_expectation(
-    name: str, sizes: tuple[int, ...], layer_norm: bool
+    name: str, options: dict[str, str], sizes: tuple[int, ...], layer_norm: bool
 ) -> None:
-    critic, dist, f = make(name, sizes, layer_norm=layer_norm), policy(sizes, 6), features(6)
+    critic, dist, f = make(name, sizes, layer_norm=layer_norm, **options), policy(sizes, 6), features(6)
     at_probs = critic(f, dist.probs)
     enumerated = torch.stack([exact_expectation(dist.logits[i], sizes, critic.at(f[i]))[0] for i in range(6)])
     assert torch.allclose(at_probs, enumerated, rtol=0, atol=1e-10) == critic.multilinear
@@ -226,6 +227,50 @@ def test_multilinear_is_the_sum_over_pairs_spelt_out(sizes: tuple[int, ...], ran
                 torch.testing.assert_close(values[row, b], expected)
 
 
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("sizes", [(2, 3, 4), (3, 3), (2, 1, 2, 5)], ids=str)
+def test_multilinear_of_neighbours_is_their_sum_spelt_out(sizes: tuple[int, ...], rank: int) -> None:
+    critic, f = make("multilinear", sizes, rank=rank, pairs="neighbours"), features(3)
+    assert isinstance(critic, Multilinear)
+    output = critic.net(f)
+    width = sum(sizes)
+    assert output.shape == (3, 1 + width + 2 * rank * width)
+    for actions in (outcomes(sizes)[:, None].expand(-1, 3, -1), policy(sizes, 3).probs[None]):
+        values = critic(f, actions)
+        for b in range(3):
+            value, heads, embeddings = output[b].split([1, width, 2 * rank * width])
+            blocks = embeddings.reshape(2 * rank, width).split(list(sizes), -1)
+            for row, action in enumerate(actions[:, b]):
+                u = [block @ z for block, z in zip(blocks, action.split(list(sizes)), strict=True)]
+                expected = value[0] + heads @ action
+                for last, following in itertools.pairwise(u):
+                    expected = expected + last[:rank] @ following[rank:]
+                torch.testing.assert_close(values[row, b], expected)
+
+
+def test_neighbours_can_be_anything_to_each_other_and_others_nothing() -> None:
+    # Tables of full rank between neighbours, which rank 2 of three choices holds with the heads; and the first and the
+    # last factor do not interact, whatever is learnt.
+    sizes = (3, 3, 3)
+    torch.manual_seed(0)
+    tables = torch.randn(2, 3, 3)
+    critic = CRITICS["multilinear"](1, ActionFactors(sizes), net_arch=(), rank=2, pairs="neighbours")
+    vertices = ActionFactors(sizes).vertices()
+    first, second, third = vertices.split(3, -1)
+    target = torch.einsum("ba,ac,bc->b", first, tables[0], second)
+    target = target + torch.einsum("ba,ac,bc->b", second, tables[1], third)
+    optimizer = torch.optim.Adam(critic.parameters(), 0.03)
+    for _ in range(1500):
+        loss = (critic(torch.ones(1), vertices) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 1e-3
+    values = critic(torch.ones(1), vertices).detach().reshape(3, 3, 3)
+    crossed = values - values[:1] - values[:, :, :1] + values[:1, :, :1]
+    torch.testing.assert_close(crossed, torch.zeros(3, 3, 3), rtol=0, atol=1e-5)
+
+
 def test_multilinear_with_one_factor_is_additive() -> None:
     critic, additive = make("multilinear", (4,), rank=8), make("additive", (4,), seed=5)
     additive.load_state_dict(critic.state_dict(), strict=False)
@@ -262,6 +307,11 @@ def test_multilinear_can_learn_what_no_sum_over_factors_can() -> None:
 def test_a_rank_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
         make("multilinear", (2, 2), rank=0)
+
+
+def test_other_pairs_are_refused() -> None:
+    with pytest.raises(ValueError, match="pairs must be 'all' or 'neighbours', got 'some'"):
+        make("multilinear", (2, 2), pairs="some")
 
 
 # InterpolatedMLP
@@ -532,7 +582,7 @@ def test_an_unknown_critic_is_refused(name: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("multilinear", {"rnk": 3}, "critic 'multilinear' has no option 'rnk'; it takes rank, layer_norm$"),
+        ("multilinear", {"rnk": 3}, "critic 'multilinear' has no option 'rnk'; it takes rank, pairs, layer_norm$"),
         ("action-linear", {"rank": 3}, "critic 'action-linear' has no option 'rank'; it takes layer_norm$"),
         ("mlp", {"layernorm": True}, "has no option 'layernorm'; it takes interpolated_learning, layer_norm$"),
         ("ordinal", {"interpolated_learning": True}, "'ordinal' has no option .*; it takes layer_norm$"),

@@ -96,22 +96,28 @@ def centre(advantages: Tensor, probs: Tensor, factors: ActionFactors) -> Tensor:
 
 
 class Multilinear(Critic):
-    """`Q(s, z) = V(s) + sum_d <z_d, a_d(s)> + sum_{c<d} <u_c, u_d>_±`, heads and the interactions of all pairs.
+    """`Q(s, z) = V(s) + sum_d <z_d, a_d(s)> + sum_{c<d} <u_c, u_d>_±`, heads and the interactions of pairs of factors.
 
     `u_d = sum_k z_dk w_dk(s)` is the embedding, of `rank` numbers, of what factor `d` chose. In the product of two
     embeddings every other term counts negatively, without which no factor could work against itself in another. The
-    sum over pairs takes time linear in the number of factors: `((sum_d u_d)^2 - sum_d u_d^2) / 2`.
+    sum over all pairs takes time linear in the number of factors: `((sum_d u_d)^2 - sum_d u_d^2) / 2`.
+
+    Where it is known that only neighbours interact, `sum_d <u_d, v_{d+1}>` with embeddings of their own for either side
+    says so. What two neighbours are to each other then need not be told apart, in the same few numbers, from what all
+    the others are.
 
     Args:
         features_dim: `F`.
         factors: The action's factors. With one there are no interactions, and the value is that of `Additive`.
         net_arch: Widths of the hidden layers, shared by all outputs.
         activation: Between the layers.
-        rank: Numbers of an embedding.
+        rank: Numbers of an embedding. Two neighbours of `n` and `m` choices can be anything to each other from rank
+            `min(n, m) - 1` on.
+        pairs: Which factors interact: `"all"`, or `"neighbours"`, those next to each other in the action space.
         layer_norm: LayerNorm after each hidden layer, before the activation.
 
     Raises:
-        ValueError: `rank` is below 1.
+        ValueError: `rank` is below 1, or `pairs` is neither.
     """
 
     multilinear = True
@@ -124,11 +130,15 @@ class Multilinear(Critic):
         net_arch: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
         rank: int = 8,
+        pairs: str = "all",
         *,
         layer_norm: bool = False,
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
+        if pairs not in ("all", "neighbours"):
+            raise ValueError(f"pairs must be 'all' or 'neighbours', got {pairs!r}")
+        self.neighbours = pairs == "neighbours"
         self.rank = rank if len(factors.sizes) > 1 else 0  # before the network, whose width depends on it
         super().__init__(features_dim, factors, net_arch, activation, layer_norm=layer_norm)
         self.register_buffer("signs", torch.tensor([1.0, -1.0]).repeat(rank)[: self.rank], persistent=False)
@@ -138,22 +148,35 @@ class Multilinear(Critic):
                 parameter[1 + factors.width :] *= 0.1
 
     def _outputs(self) -> int:
-        return 1 + (1 + self.rank) * self.factors.width
+        return 1 + (1 + self._embedded) * self.factors.width
+
+    @property
+    def _embedded(self) -> int:
+        """Numbers that a choice is embedded in, those of both sides."""
+        return 2 * self.rank if self.neighbours else self.rank
 
     def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
         width = self.factors.width
-        value, heads, embeddings = self.net(features).split([1, width, self.rank * width], -1)
+        value, heads, embeddings = self.net(features).split([1, width, self._embedded * width], -1)
         if not self.rank:
             return lambda actions: value.squeeze(-1) + (actions * heads).sum(-1)
-        embeddings = embeddings.unflatten(-1, (self.rank, width))
+        embeddings = embeddings.unflatten(-1, (self._embedded, width))
         # Sums over few entries are several times quicker as products with a vector.
         ones = value.new_ones(self.factors.max_size)
-        halves = self.signs / 2
 
         def q(actions: Tensor) -> Tensor:
             chosen = self.factors.pad(actions.unsqueeze(-2) * embeddings, 0.0) @ ones  # u_d, [*, B, rank, D]
-            pairs = chosen.sum(-1).square() - chosen.square().sum(-1)
-            result: Tensor = value.squeeze(-1) + (actions * heads).sum(-1) + pairs @ halves
+            interactions = self._neighbours(chosen) if self.neighbours else self._all_pairs(chosen)
+            result: Tensor = value.squeeze(-1) + (actions * heads).sum(-1) + interactions
             return result
 
         return q
+
+    def _all_pairs(self, chosen: Tensor) -> Tensor:
+        """`sum_{c<d} <u_c, u_d>_±` `[*, B]` of embeddings `[*, B, rank, D]`."""
+        return (chosen.sum(-1).square() - chosen.square().sum(-1)) @ (self.signs / 2)
+
+    def _neighbours(self, chosen: Tensor) -> Tensor:
+        """`sum_d <u_d, v_{d+1}>` `[*, B]` of embeddings `[*, B, 2 rank, D]`, those towards the next factor first."""
+        towards_next, towards_last = chosen.split(self.rank, -2)
+        return (towards_next[..., :-1] * towards_last[..., 1:]).sum((-2, -1))
