@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Which critic and which estimator for gumbel-sac, by kind of action space; and the estimators side by side through a
-# critic whose exact expectation is out of reach (an MLP of 390,625 joint actions). What benchmarks/combinations holds
-# already is not run again. Arguments go to every command.
+# critic whose exact expectation is out of reach (an MLP of 390,625 joint actions); and the details of the algorithm, one
+# change at a time. What benchmarks/combinations holds already is not run again. Arguments go to every command.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,3 +29,16 @@ combinations=(
 for env in CartPole-v1 gumbel_rl/BinaryCoordination-v0 gumbel_rl/MaskedCoordination-v0; do
     compare --envs "$env" --timesteps 10000 --seeds 5 "${combinations[@]}" "$@"
 done
+
+# One change at a time, from the configured settings: how the critics are put together, returns, LayerNorm, updates a
+# step (twice as many), the actor's delay, the newest transition in every batch, entropy in the targets, and how much.
+details() {
+    local env=$1 updates=$2 clip=$3
+    compare --envs "$env" --timesteps 10000 --seeds 5 --agents gumbel-sac \
+        gumbel-sac:twins=mean gumbel-sac:twins=action-min gumbel-sac:q_clip="$clip" gumbel-sac:n_steps=3 \
+        gumbel-sac:layer_norm=true gumbel-sac:gradient_steps="$updates" gumbel-sac:actor_delay=2 \
+        gumbel-sac:include_newest=true gumbel-sac:entropy_in_target=false gumbel-sac:target_entropy_ratio=0.4 \
+        "${@:4}"
+}
+details gumbel_rl/MaskedCoordination-v0 32 0.5 "$@"
+details CartPole-v1 8 5 "$@"

@@ -24,7 +24,7 @@ compare --envs Acrobot-v1 --timesteps 50000 --agents dqn qrdqn --seeds 20 "$@"
 compare --envs MountainCar-v0 --agents dqn qrdqn --seeds 10 "$@"
 compare --envs LunarLander-v3 --agents dqn qrdqn --seeds 5 "$@"
 
-# As many steps as configured; LunarLander-v3 is not tuned yet.
+# As many steps as configured.
 compare --envs CartPole-v1 --agents gumbel-sac --seeds 20 "$@"
 compare --envs Acrobot-v1 MountainCar-v0 --agents gumbel-sac --seeds 10 "$@"
 compare --envs LunarLander-v3 --agents gumbel-sac --seeds 5 "$@"
