@@ -179,4 +179,5 @@ class Multilinear(Critic):
     def _neighbours(self, chosen: Tensor) -> Tensor:
         """`sum_d <u_d, v_{d+1}>` `[*, B]` of embeddings `[*, B, 2 rank, D]`, those towards the next factor first."""
         towards_next, towards_last = chosen.split(self.rank, -2)
-        return (towards_next[..., :-1] * towards_last[..., 1:]).sum((-2, -1))
+        interactions: Tensor = (towards_next[..., :-1] * towards_last[..., 1:]).sum((-2, -1))
+        return interactions
