@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -104,9 +105,9 @@ class BetweenUpdates(BaseCallback):
     def _on_rollout_start(self) -> None:
         self.between_updates()
 
+    @abstractmethod
     def between_updates(self) -> None:
         """Do it, if it is due."""
-        raise NotImplementedError
 
 
 class StopOnSignal(BaseCallback):

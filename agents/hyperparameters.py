@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +20,7 @@ ACTIVATIONS = {"elu": "ELU", "gelu": "GELU", "leaky_relu": "LeakyReLU", "relu": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hyperparameters:
+class Hyperparameters(ABC):
     """Base class: a field is a hyperparameter, and its docstring the help."""
 
     agent: ClassVar[str]
@@ -38,9 +39,9 @@ class Hyperparameters:
     """Episodes averaged in `rollout/*`."""
 
     @classmethod
+    @abstractmethod
     def algorithm(cls) -> type[BaseAlgorithm]:
         """The Stable-Baselines3 algorithm that learns; imported here, so that help needs no torch."""
-        raise NotImplementedError
 
     def build(self, policy: str, env: VecEnv, *, timesteps: int, seed: int, device: str) -> BaseAlgorithm:
         """The algorithm, ready to learn for a number of environment steps.

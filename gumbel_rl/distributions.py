@@ -92,7 +92,7 @@ class FactoredCategorical(Distribution):
     @property
     def mode(self) -> Tensor:
         """The most probable action, one-hot `[*batch, N]`; no gradient."""
-        return self._flatten(gumbel.one_hot_argmax(self._log_probs.detach()))
+        return self._flatten(gumbel.one_hot_argmax(self._scores.detach()))
 
     def noise(self, sample_shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
         """Standard Gumbel noise that fits this distribution, flat `[*sample_shape, *batch, N]`, float32 at least."""

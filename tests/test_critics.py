@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -205,47 +206,34 @@ def test_no_operation_mixes_devices(name: str) -> None:
 # Multilinear
 
 
+def all_pairs(u: list[Tensor], rank: int) -> Tensor:
+    signs = torch.tensor([(-1.0) ** r for r in range(rank)], dtype=u[0].dtype)
+    return sum((signs * c @ d for c, d in itertools.combinations(u, 2)), torch.zeros((), dtype=u[0].dtype))
+
+
+def neighbours(u: list[Tensor], rank: int) -> Tensor:
+    return sum((c[:rank] @ d[rank:] for c, d in itertools.pairwise(u)), torch.zeros((), dtype=u[0].dtype))
+
+
+@pytest.mark.parametrize(("pairs", "interactions", "sides"), [("all", all_pairs, 1), ("neighbours", neighbours, 2)])
 @pytest.mark.parametrize("rank", [1, 3, 8])
 @pytest.mark.parametrize("sizes", [(2, 3, 4), (3, 3), (2, 1, 2, 5)], ids=str)
-def test_multilinear_is_the_sum_over_pairs_spelt_out(sizes: tuple[int, ...], rank: int) -> None:
-    critic, f = make("multilinear", sizes, rank=rank), features(3)
+def test_multilinear_is_the_sum_over_pairs_spelt_out(
+    sizes: tuple[int, ...], rank: int, pairs: str, interactions: Callable[[list[Tensor], int], Tensor], sides: int
+) -> None:
+    critic, f = make("multilinear", sizes, rank=rank, pairs=pairs), features(3)
     assert isinstance(critic, Multilinear)
     output = critic.net(f)
     width = sum(sizes)
-    assert output.shape == (3, 1 + width + rank * width)
+    assert output.shape == (3, 1 + width + sides * rank * width)
     for actions in (outcomes(sizes)[:, None].expand(-1, 3, -1), policy(sizes, 3).probs[None]):
         values = critic(f, actions)
         for b in range(3):
-            value, heads, embeddings = output[b].split([1, width, rank * width])
-            blocks = embeddings.reshape(rank, width).split(list(sizes), -1)
+            value, heads, embeddings = output[b].split([1, width, sides * rank * width])
+            blocks = embeddings.reshape(sides * rank, width).split(list(sizes), -1)
             for row, action in enumerate(actions[:, b]):
                 u = [block @ z for block, z in zip(blocks, action.split(list(sizes)), strict=True)]
-                expected = value[0] + heads @ action
-                for d in range(len(sizes)):
-                    for c in range(d):
-                        expected = expected + sum((-1) ** r * u[c][r] * u[d][r] for r in range(rank))
-                torch.testing.assert_close(values[row, b], expected)
-
-
-@pytest.mark.parametrize("rank", [1, 3])
-@pytest.mark.parametrize("sizes", [(2, 3, 4), (3, 3), (2, 1, 2, 5)], ids=str)
-def test_multilinear_of_neighbours_is_their_sum_spelt_out(sizes: tuple[int, ...], rank: int) -> None:
-    critic, f = make("multilinear", sizes, rank=rank, pairs="neighbours"), features(3)
-    assert isinstance(critic, Multilinear)
-    output = critic.net(f)
-    width = sum(sizes)
-    assert output.shape == (3, 1 + width + 2 * rank * width)
-    for actions in (outcomes(sizes)[:, None].expand(-1, 3, -1), policy(sizes, 3).probs[None]):
-        values = critic(f, actions)
-        for b in range(3):
-            value, heads, embeddings = output[b].split([1, width, 2 * rank * width])
-            blocks = embeddings.reshape(2 * rank, width).split(list(sizes), -1)
-            for row, action in enumerate(actions[:, b]):
-                u = [block @ z for block, z in zip(blocks, action.split(list(sizes)), strict=True)]
-                expected = value[0] + heads @ action
-                for last, following in itertools.pairwise(u):
-                    expected = expected + last[:rank] @ following[rank:]
-                torch.testing.assert_close(values[row, b], expected)
+                torch.testing.assert_close(values[row, b], value[0] + heads @ action + interactions(u, rank))
 
 
 def test_neighbours_can_be_anything_to_each_other_and_others_nothing() -> None:

@@ -121,7 +121,7 @@ class Multilinear(Critic):
     """
 
     multilinear = True
-    signs: Tensor
+    half_signs: Tensor
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Multilinear(Critic):
         self.neighbours = pairs == "neighbours"
         self.rank = rank if len(factors.sizes) > 1 else 0  # before the network, whose width depends on it
         super().__init__(features_dim, factors, net_arch, activation, layer_norm=layer_norm)
-        self.register_buffer("signs", torch.tensor([1.0, -1.0]).repeat(rank)[: self.rank], persistent=False)
+        self.register_buffer("half_signs", torch.tensor([0.5, -0.5]).repeat(rank)[: self.rank], persistent=False)
         with torch.no_grad():
             # Interactions begin small: there are many pairs, and what they add up to would drown the heads.
             for parameter in self.net[-1].parameters():
@@ -174,7 +174,7 @@ class Multilinear(Critic):
 
     def _all_pairs(self, chosen: Tensor) -> Tensor:
         """`sum_{c<d} <u_c, u_d>_±` `[*, B]` of embeddings `[*, B, rank, D]`."""
-        return (chosen.sum(-1).square() - chosen.square().sum(-1)) @ (self.signs / 2)
+        return (chosen.sum(-1).square() - chosen.square().sum(-1)) @ self.half_signs
 
     def _neighbours(self, chosen: Tensor) -> Tensor:
         """`sum_d <u_d, v_{d+1}>` `[*, B]` of embeddings `[*, B, 2 rank, D]`, those towards the next factor first."""
