@@ -110,8 +110,11 @@ class Coordination:
         moved: NDArray[np.float64] = value[self._next]
         return (1 - SLIP) * moved + SLIP * moved[:, ::-1]
 
-    def _ahead_of_head(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The same given the first two choices, `[C, K, K]`."""
+    def ahead_of_head(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Expected value `[C, K, K]` of the context that follows the first two choices, from values `[C]`.
+
+        Reward and this together are an action's value.
+        """
         ahead = self._ahead(value)[:, :, None, None]
         return np.where(self.moves_up, ahead[:, 1], ahead[:, 0])
 
@@ -120,7 +123,7 @@ class Coordination:
         value = np.zeros(self.contexts)
         best = np.zeros((self.steps, self.contexts), dtype=np.int64)
         for t in reversed(range(self.steps)):
-            total = (self.chain.head + self._ahead_of_head(value)).reshape(self.contexts, -1)
+            total = (self.chain.head + self.ahead_of_head(value)).reshape(self.contexts, -1)
             best[t] = total.argmax(-1)
             value = total.max(-1)
         return best, value
@@ -155,11 +158,11 @@ class Coordination:
         effects, uniform = self.chain.main_effects(), self.chain.uniform
         value = np.zeros(self.contexts)
         for _ in range(self.steps):
-            ahead = self._ahead_of_head(value)
+            ahead = self.ahead_of_head(value)
             fit = effects.copy()
             fit[:, 0] += (ahead @ uniform[:, 1, :, None])[..., 0]
             fit[:, 1] += (uniform[:, 0, None, :] @ ahead)[..., 0, :]
-            value = self._evaluate(np.where(uniform > 0, fit, -np.inf).argmax(-1)[:, : self.factors], value)
+            value = self.evaluate_step(np.where(uniform > 0, fit, -np.inf).argmax(-1)[:, : self.factors], value)
         return float(value.mean())
 
     def policy_return(self, actions: NDArray[np.int64]) -> float:
@@ -179,10 +182,10 @@ class Coordination:
             raise ValueError(f"choices must lie between 0 and {self.choices - 1}")
         value = np.zeros(self.contexts)
         for t in reversed(range(self.steps)):
-            value = self._evaluate(actions[t % len(actions)], value)
+            value = self.evaluate_step(actions[t % len(actions)], value)
         return float(value.mean())
 
-    def _evaluate(self, action: NDArray[np.int64], value: NDArray[np.float64]) -> NDArray[np.float64]:
+    def evaluate_step(self, action: NDArray[np.int64], value: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values `[C]` before a step with actions `[C, D]`, from the values `[C]` after it."""
         rungs = np.arange(self.contexts)
         reward, up, invalid = self._collect(rungs, action)
