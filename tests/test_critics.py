@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from gumbel_rl.critics import (
     CRITICS,
     ActionLinear,
     Additive,
+    Chain,
     Critic,
     InterpolatedMLP,
     MLPCritic,
@@ -29,7 +29,6 @@ from gumbel_rl.critics import (
 from gumbel_rl.estimators import Exact, StraightThrough
 
 SIZES = [(4,), (2, 3, 4), (3, 3)]
-NEIGHBOURS = {"pairs": "neighbours"}
 F = 5
 
 
@@ -53,6 +52,7 @@ def test_the_registry() -> None:
         "action-linear": ActionLinear,
         "additive": Additive,
         "multilinear": Multilinear,
+        "chain": Chain,
         "interpolated": InterpolatedMLP,
         "mlp": MLPCritic,
         "ordinal": OrdinalMLP,
@@ -64,16 +64,16 @@ def test_which_critics_call_themselves_multilinear(sizes: tuple[int, ...]) -> No
     # That it is true is the next test's; this one fails if a critic hides an expectation that it could give.
     multilinear = {name for name in CRITICS if make(name, sizes).multilinear}
     single = {"interpolated"} if len(sizes) == 1 else set()
-    assert multilinear == {"action-linear", "additive", "multilinear"} | single
+    assert multilinear == {"action-linear", "additive", "multilinear", "chain"} | single
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in CRITICS), ("multilinear", NEIGHBOURS)])
+@pytest.mark.parametrize("name", CRITICS)
 def test_multilinear_means_the_value_at_the_probabilities_is_the_expectation(
-    name: str, options: dict[str, str], sizes: tuple[int, ...], layer_norm: bool
+    name: str, sizes: tuple[int, ...], layer_norm: bool
 ) -> None:
-    critic, dist, f = make(name, sizes, layer_norm=layer_norm, **options), policy(sizes, 6), features(6)
+    critic, dist, f = make(name, sizes, layer_norm=layer_norm), policy(sizes, 6), features(6)
     at_probs = critic(f, dist.probs)
     enumerated = torch.stack([exact_expectation(dist.logits[i], sizes, critic.at(f[i]))[0] for i in range(6)])
     assert torch.allclose(at_probs, enumerated, rtol=0, atol=1e-10) == critic.multilinear
@@ -206,57 +206,26 @@ def test_no_operation_mixes_devices(name: str) -> None:
 # Multilinear
 
 
-def all_pairs(u: list[Tensor], rank: int) -> Tensor:
-    signs = torch.tensor([(-1.0) ** r for r in range(rank)], dtype=u[0].dtype)
-    return sum((signs * c @ d for c, d in itertools.combinations(u, 2)), torch.zeros((), dtype=u[0].dtype))
-
-
-def neighbours(u: list[Tensor], rank: int) -> Tensor:
-    return sum((c[:rank] @ d[rank:] for c, d in itertools.pairwise(u)), torch.zeros((), dtype=u[0].dtype))
-
-
-@pytest.mark.parametrize(("pairs", "interactions", "sides"), [("all", all_pairs, 1), ("neighbours", neighbours, 2)])
 @pytest.mark.parametrize("rank", [1, 3, 8])
 @pytest.mark.parametrize("sizes", [(2, 3, 4), (3, 3), (2, 1, 2, 5)], ids=str)
-def test_multilinear_is_the_sum_over_pairs_spelt_out(
-    sizes: tuple[int, ...], rank: int, pairs: str, interactions: Callable[[list[Tensor], int], Tensor], sides: int
-) -> None:
-    critic, f = make("multilinear", sizes, rank=rank, pairs=pairs), features(3)
+def test_multilinear_is_the_sum_over_all_pairs_spelt_out(sizes: tuple[int, ...], rank: int) -> None:
+    critic, f = make("multilinear", sizes, rank=rank), features(3)
     assert isinstance(critic, Multilinear)
     output = critic.net(f)
     width = sum(sizes)
-    assert output.shape == (3, 1 + width + sides * rank * width)
+    assert output.shape == (3, 1 + width + rank * width)
+    signs = torch.tensor([(-1.0) ** r for r in range(rank)], dtype=f.dtype)
     for actions in (outcomes(sizes)[:, None].expand(-1, 3, -1), policy(sizes, 3).probs[None]):
         values = critic(f, actions)
         for b in range(3):
-            value, heads, embeddings = output[b].split([1, width, sides * rank * width])
-            blocks = embeddings.reshape(sides * rank, width).split(list(sizes), -1)
+            value, heads, embeddings = output[b].split([1, width, rank * width])
+            blocks = embeddings.reshape(rank, width).split(list(sizes), -1)
             for row, action in enumerate(actions[:, b]):
+                expected = value[0] + heads @ action
                 u = [block @ z for block, z in zip(blocks, action.split(list(sizes)), strict=True)]
-                torch.testing.assert_close(values[row, b], value[0] + heads @ action + interactions(u, rank))
-
-
-def test_neighbours_can_be_anything_to_each_other_and_others_nothing() -> None:
-    # Tables of full rank between neighbours, which rank 2 of three choices holds with the heads; and the first and the
-    # last factor do not interact, whatever is learnt.
-    sizes = (3, 3, 3)
-    torch.manual_seed(0)
-    tables = torch.randn(2, 3, 3)
-    critic = CRITICS["multilinear"](1, ActionFactors(sizes), net_arch=(), rank=2, pairs="neighbours")
-    vertices = ActionFactors(sizes).vertices()
-    first, second, third = vertices.split(3, -1)
-    target = torch.einsum("ba,ac,bc->b", first, tables[0], second)
-    target = target + torch.einsum("ba,ac,bc->b", second, tables[1], third)
-    optimizer = torch.optim.Adam(critic.parameters(), 0.03)
-    for _ in range(1500):
-        loss = (critic(torch.ones(1), vertices) - target).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert float(loss.detach()) < 1e-3
-    values = critic(torch.ones(1), vertices).detach().reshape(3, 3, 3)
-    crossed = values - values[:1] - values[:, :, :1] + values[:1, :, :1]
-    torch.testing.assert_close(crossed, torch.zeros(3, 3, 3), rtol=0, atol=1e-5)
+                for c, d in itertools.combinations(u, 2):
+                    expected = expected + signs @ (c * d)
+                torch.testing.assert_close(values[row, b], expected)
 
 
 def test_multilinear_with_one_factor_is_additive() -> None:
@@ -297,9 +266,45 @@ def test_a_rank_below_one_is_refused() -> None:
         make("multilinear", (2, 2), rank=0)
 
 
-def test_other_pairs_are_refused() -> None:
-    with pytest.raises(ValueError, match="pairs must be 'all' or 'neighbours', got 'some'"):
-        make("multilinear", (2, 2), pairs="some")
+# Chain
+
+
+@pytest.mark.parametrize("sizes", [(2, 3, 4), (3, 3), (2, 1, 2, 5), (4,)], ids=str)
+def test_chain_is_the_sum_over_neighbours_spelt_out(sizes: tuple[int, ...]) -> None:
+    critic, f = make("chain", sizes), features(3)
+    output, width, largest = critic.net(f), sum(sizes), max(sizes)
+    assert output.shape == (3, 1 + width + (len(sizes) - 1) * largest**2)
+    for actions in (outcomes(sizes)[:, None].expand(-1, 3, -1), policy(sizes, 3).probs[None]):
+        values = critic(f, actions)
+        for b in range(3):
+            value, heads, entries = output[b].split([1, width, (len(sizes) - 1) * largest**2])
+            tables = entries.reshape(len(sizes) - 1, largest, largest)
+            for row, action in enumerate(actions[:, b]):
+                expected = value[0] + heads @ action
+                for table, (c, d) in zip(tables, itertools.pairwise(action.split(list(sizes))), strict=True):
+                    expected = expected + c @ table[: len(c), : len(d)] @ d
+                torch.testing.assert_close(values[row, b], expected)
+
+
+def test_a_chain_learns_anything_between_neighbours_and_nothing_between_others() -> None:
+    sizes = (3, 3, 3)
+    torch.manual_seed(0)
+    tables = torch.randn(2, 3, 3)
+    critic = CRITICS["chain"](1, ActionFactors(sizes), net_arch=())
+    vertices = ActionFactors(sizes).vertices()
+    first, second, third = vertices.split(3, -1)
+    target = torch.einsum("ba,ac,bc->b", first, tables[0], second)
+    target = target + torch.einsum("ba,ac,bc->b", second, tables[1], third)
+    optimizer = torch.optim.Adam(critic.parameters(), 0.03)
+    for _ in range(500):
+        loss = (critic(torch.ones(1), vertices) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 1e-3
+    values = critic(torch.ones(1), vertices).detach().reshape(3, 3, 3)
+    crossed = values - values[:1] - values[:, :, :1] + values[:1, :, :1]
+    torch.testing.assert_close(crossed, torch.zeros(3, 3, 3), rtol=0, atol=1e-5)
 
 
 # InterpolatedMLP

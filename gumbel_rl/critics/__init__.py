@@ -16,12 +16,13 @@ from torch import nn
 from gumbel_rl.actions import ActionFactors
 from gumbel_rl.critics.action_input import InterpolatedMLP, MLPCritic, OrdinalMLP
 from gumbel_rl.critics.base import Critic, mlp
-from gumbel_rl.critics.multilinear import ActionLinear, Additive, Multilinear, centre
+from gumbel_rl.critics.multilinear import ActionLinear, Additive, Chain, Multilinear, centre
 
 CRITICS: dict[str, type[Critic]] = {
     "action-linear": ActionLinear,
     "additive": Additive,
     "multilinear": Multilinear,
+    "chain": Chain,
     "interpolated": InterpolatedMLP,
     "mlp": MLPCritic,
     "ordinal": OrdinalMLP,
@@ -67,6 +68,7 @@ __all__ = [
     "CRITICS",
     "ActionLinear",
     "Additive",
+    "Chain",
     "Critic",
     "InterpolatedMLP",
     "MLPCritic",

@@ -102,22 +102,16 @@ class Multilinear(Critic):
     embeddings every other term counts negatively, without which no factor could work against itself in another. The
     sum over all pairs takes time linear in the number of factors: `((sum_d u_d)^2 - sum_d u_d^2) / 2`.
 
-    Where it is known that only neighbours interact, `sum_d <u_d, v_{d+1}>` with embeddings of their own for either side
-    says so. What two neighbours are to each other then need not be told apart, in the same few numbers, from what all
-    the others are.
-
     Args:
         features_dim: `F`.
         factors: The action's factors. With one there are no interactions, and the value is that of `Additive`.
         net_arch: Widths of the hidden layers, shared by all outputs.
         activation: Between the layers.
-        rank: Numbers of an embedding. Two neighbours of `n` and `m` choices can be anything to each other from rank
-            `min(n, m) - 1` on.
-        pairs: Which factors interact: `"all"`, or `"neighbours"`, those next to each other in the action space.
+        rank: Numbers of an embedding.
         layer_norm: LayerNorm after each hidden layer, before the activation.
 
     Raises:
-        ValueError: `rank` is below 1, or `pairs` is neither.
+        ValueError: `rank` is below 1.
     """
 
     multilinear = True
@@ -130,54 +124,92 @@ class Multilinear(Critic):
         net_arch: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
         rank: int = 8,
-        pairs: str = "all",
         *,
         layer_norm: bool = False,
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
-        if pairs not in ("all", "neighbours"):
-            raise ValueError(f"pairs must be 'all' or 'neighbours', got {pairs!r}")
-        self.neighbours = pairs == "neighbours"
         self.rank = rank if len(factors.sizes) > 1 else 0  # before the network, whose width depends on it
         super().__init__(features_dim, factors, net_arch, activation, layer_norm=layer_norm)
         self.register_buffer("half_signs", torch.tensor([0.5, -0.5]).repeat(rank)[: self.rank], persistent=False)
-        with torch.no_grad():
-            # Interactions begin small: there are many pairs, and what they add up to would drown the heads.
-            for parameter in self.net[-1].parameters():
-                parameter[1 + factors.width :] *= 0.1
+        _begin_small(self.net, 1 + factors.width)
 
     def _outputs(self) -> int:
-        return 1 + (1 + self._embedded) * self.factors.width
-
-    @property
-    def _embedded(self) -> int:
-        """Numbers that a choice is embedded in, those of both sides."""
-        return 2 * self.rank if self.neighbours else self.rank
+        return 1 + (1 + self.rank) * self.factors.width
 
     def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
         width = self.factors.width
-        value, heads, embeddings = self.net(features).split([1, width, self._embedded * width], -1)
+        value, heads, embeddings = self.net(features).split([1, width, self.rank * width], -1)
         if not self.rank:
             return lambda actions: value.squeeze(-1) + (actions * heads).sum(-1)
-        embeddings = embeddings.unflatten(-1, (self._embedded, width))
+        embeddings = embeddings.unflatten(-1, (self.rank, width))
         # Sums over few entries are several times quicker as products with a vector.
         ones = value.new_ones(self.factors.max_size)
 
         def q(actions: Tensor) -> Tensor:
             chosen = self.factors.pad(actions.unsqueeze(-2) * embeddings, 0.0) @ ones  # u_d, [*, B, rank, D]
-            interactions = self._neighbours(chosen) if self.neighbours else self._all_pairs(chosen)
+            interactions = (chosen.sum(-1).square() - chosen.square().sum(-1)) @ self.half_signs
             result: Tensor = value.squeeze(-1) + (actions * heads).sum(-1) + interactions
             return result
 
         return q
 
-    def _all_pairs(self, chosen: Tensor) -> Tensor:
-        """`sum_{c<d} <u_c, u_d>_±` `[*, B]` of embeddings `[*, B, rank, D]`."""
-        return (chosen.sum(-1).square() - chosen.square().sum(-1)) @ self.half_signs
 
-    def _neighbours(self, chosen: Tensor) -> Tensor:
-        """`sum_d <u_d, v_{d+1}>` `[*, B]` of embeddings `[*, B, 2 rank, D]`, those towards the next factor first."""
-        towards_next, towards_last = chosen.split(self.rank, -2)
-        interactions: Tensor = (towards_next[..., :-1] * towards_last[..., 1:]).sum((-2, -1))
-        return interactions
+class Chain(Critic):
+    """`Q(s, z) = V(s) + sum_d <z_d, a_d(s)> + sum_d <z_d, T_d(s) z_{d+1}>`, heads and tables of neighbouring factors.
+
+    A table `T_d` `[n_d, n_{d+1}]` says what any two choices of factors next to each other in the action space are worth
+    together. Where only these interact nothing is lost, where the low rank of `Multilinear` would have to be some
+    `D (K - 1)`; and the value is linear in the outputs, which are learnt the quicker for it. The network has `K^2`
+    outputs for each pair.
+
+    Args:
+        features_dim: `F`.
+        factors: The action's factors. With one there are no interactions, and the value is that of `Additive`.
+        net_arch: Widths of the hidden layers, shared by all outputs.
+        activation: Between the layers.
+        layer_norm: LayerNorm after each hidden layer, before the activation.
+    """
+
+    multilinear = True
+
+    def __init__(
+        self,
+        features_dim: int,
+        factors: ActionFactors,
+        net_arch: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+        *,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__(features_dim, factors, net_arch, activation, layer_norm=layer_norm)
+        _begin_small(self.net, 1 + factors.width)
+
+    def _outputs(self) -> int:
+        return 1 + self.factors.width + self._entries
+
+    @property
+    def _entries(self) -> int:
+        """Of all tables, which are as large as the largest."""
+        return (len(self.factors.sizes) - 1) * self.factors.max_size**2
+
+    def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
+        value, heads, tables = self.net(features).split([1, self.factors.width, self._entries], -1)
+
+        def q(actions: Tensor) -> Tensor:
+            blocks = self.factors.pad(actions, 0.0)
+            # One product of long vectors is quicker than one with a small matrix for each pair.
+            pairs = blocks[..., :-1, :, None] * blocks[..., 1:, None, :]  # [*, B, D-1, K, K]
+            return value.squeeze(-1) + (actions * heads).sum(-1) + (pairs.flatten(-3) * tables).sum(-1)
+
+        return q
+
+
+@torch.no_grad()
+def _begin_small(net: nn.Sequential, position: int) -> None:
+    """Shrink the outputs from a position on, those of interactions.
+
+    There are many pairs, and what they add up to would drown the heads.
+    """
+    for parameter in net[-1].parameters():
+        parameter[position:] *= 0.1
