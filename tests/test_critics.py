@@ -575,7 +575,7 @@ def test_an_unknown_critic_is_refused(name: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("multilinear", {"rnk": 3}, "critic 'multilinear' has no option 'rnk'; it takes rank, pairs, layer_norm$"),
+        ("multilinear", {"rnk": 3}, "critic 'multilinear' has no option 'rnk'; it takes rank, layer_norm$"),
         ("action-linear", {"rank": 3}, "critic 'action-linear' has no option 'rank'; it takes layer_norm$"),
         ("mlp", {"layernorm": True}, "has no option 'layernorm'; it takes interpolated_learning, layer_norm$"),
         ("ordinal", {"interpolated_learning": True}, "'ordinal' has no option .*; it takes layer_norm$"),
