@@ -200,7 +200,8 @@ class Chain(Critic):
             blocks = self.factors.pad(actions, 0.0)
             # One product of long vectors is quicker than one with a small matrix for each pair.
             pairs = blocks[..., :-1, :, None] * blocks[..., 1:, None, :]  # [*, B, D-1, K, K]
-            return value.squeeze(-1) + (actions * heads).sum(-1) + (pairs.flatten(-3) * tables).sum(-1)
+            result: Tensor = value.squeeze(-1) + (actions * heads).sum(-1) + (pairs.flatten(-3) * tables).sum(-1)
+            return result
 
         return q
 
