@@ -29,6 +29,10 @@ compare --envs CartPole-v1 --agents gumbel-sac --seeds 20 "$@"
 compare --envs Acrobot-v1 MountainCar-v0 --agents gumbel-sac --seeds 10 "$@"
 compare --envs LunarLander-v3 --agents gumbel-sac --seeds 5 "$@"
 
-# Factored actions with a known optimum, one task with masks and one with many factors.
-compare --envs gumbel_rl/MaskedCoordination-v0 --agents gumbel-sac maskable-ppo ppo --seeds 10 "$@"
-compare --envs gumbel_rl/LargeCoordination-v0 --agents gumbel-sac --seeds 10 "$@"
+# Factored actions with a known optimum, one task with masks and one with many factors: a comparison of their own, since
+# agents are put together over all tasks of one.
+compare_factored() {
+    python -m agents.compare --out benchmarks/factored "$@"
+}
+compare_factored --envs gumbel_rl/MaskedCoordination-v0 --agents gumbel-sac maskable-ppo ppo --seeds 10 "$@"
+compare_factored --envs gumbel_rl/LargeCoordination-v0 --agents gumbel-sac --seeds 10 "$@"

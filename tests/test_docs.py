@@ -103,7 +103,7 @@ def test_coverage_table_of_comparisons(statistics: tuple[str, ...], but: str, be
 
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
 def test_results_are_lines_of_the_report(page: str) -> None:
-    reports = [ROOT / "benchmarks" / name / "report.md" for name in ("comparison", "combinations")]
+    reports = [ROOT / "benchmarks" / name / "report.md" for name in ("comparison", "combinations", "factored")]
     report = [line for path in reports for line in path.read_text(encoding="utf-8").splitlines()]
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
     # Rows with an interval.
