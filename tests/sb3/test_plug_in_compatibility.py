@@ -37,6 +37,7 @@ CRITIC_OPTIONS: list[dict[str, Any]] = [
     {"critic": "action-linear"},
     {"critic": "additive"},
     {"critic": "multilinear", "critic_kwargs": {"rank": 2}},
+    {"critic": "chain"},
     {"critic": "interpolated"},
     {"critic": "mlp"},
     {"critic": "ordinal"},
