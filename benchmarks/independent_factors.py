@@ -28,22 +28,20 @@ FIRST_TEMPERATURE, LAST_TEMPERATURE = 2.0, 0.02
 SWEEPS = 1000
 
 
-def slopes(task: Coordination, first: NDArray[np.float64], probs: NDArray[np.float64]) -> NDArray[np.float64]:
+def slopes(pairs: NDArray[np.float64], probs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Derivative of the expected action value by each probability, `[C, D, K]`.
 
     Args:
-        task: The task.
-        first: Of the first two factors together, `[C, K, K]`, with what follows the step.
+        pairs: What two neighbours are worth together, `[C, D-1, K, K]`; their sum is the action value.
         probs: Probabilities, `[C, D, K]`.
     """
-    pairs = np.concatenate([first[:, None], task.chain.pairs[:, 1:]], 1)
     result = np.zeros(probs.shape)
     result[:, 1:] += (probs[:, :-1, None] @ pairs)[..., 0, :]
     result[:, :-1] += (pairs @ probs[:, 1:, :, None])[..., 0]
     return result
 
 
-def anneal(task: Coordination, first: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.int64]:
+def anneal(task: Coordination, pairs: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.int64]:
     """Actions `[C, D]` by mean-field annealing, from logits `[C, D, K]`."""
     allowed = task.allowed
     unit = task.optimal_return / task.steps / task.factors
@@ -51,12 +49,12 @@ def anneal(task: Coordination, first: NDArray[np.float64], start: NDArray[np.flo
     for temperature in np.geomspace(FIRST_TEMPERATURE, LAST_TEMPERATURE, SWEEPS):
         weights = np.where(allowed, np.exp(logits - logits.max(-1, where=allowed, initial=-np.inf, keepdims=True)), 0)
         probs = weights / weights.sum(-1, keepdims=True)
-        logits = logits + 0.2 * (slopes(task, first, probs) / (temperature * unit) - logits)
+        logits = logits + 0.2 * (slopes(pairs, probs) / (temperature * unit) - logits)
     chosen: NDArray[np.int64] = np.where(allowed, logits, -np.inf).argmax(-1)
     return chosen
 
 
-def improve(task: Coordination, first: NDArray[np.float64], actions: NDArray[np.int64]) -> NDArray[np.int64]:
+def improve(task: Coordination, pairs: NDArray[np.float64], actions: NDArray[np.int64]) -> NDArray[np.int64]:
     """Actions `[C, D]` that no change of a single factor improves."""
     actions = actions.copy()
     choices = np.arange(task.choices)
@@ -64,7 +62,7 @@ def improve(task: Coordination, first: NDArray[np.float64], actions: NDArray[np.
         before = actions.copy()
         for factor in range(task.factors):
             probs = (actions[..., None] == choices).astype(float)
-            slope = np.where(task.allowed, slopes(task, first, probs), -np.inf)[:, factor]
+            slope = np.where(task.allowed, slopes(pairs, probs), -np.inf)[:, factor]
             best = slope.argmax(-1)
             rows = np.arange(task.contexts)
             better = slope[rows, best] > slope[rows, actions[:, factor]] + 1e-9
@@ -78,11 +76,12 @@ def expected_return(task: Coordination, annealed: bool, generator: np.random.Gen
     value = np.zeros(task.contexts)
     for _ in range(task.steps):
         first = task.chain.first[:, :, None] + task.chain.pairs[:, 0] + task.ahead_of_head(value)
+        pairs = np.concatenate([first[:, None], task.chain.pairs[:, 1:]], 1)
         noise = np.where(task.allowed, generator.gumbel(size=task.allowed.shape), -np.inf)
         if annealed:
-            actions = anneal(task, first, 0.1 * np.where(task.allowed, noise, 0))
+            actions = anneal(task, pairs, 0.1 * np.where(task.allowed, noise, 0))
         else:
-            actions = improve(task, first, noise.argmax(-1))
+            actions = improve(task, pairs, noise.argmax(-1))
         value = task.evaluate_step(actions, value)
     return float(value.mean())
 

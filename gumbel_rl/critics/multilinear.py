@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -95,7 +96,50 @@ def centre(advantages: Tensor, probs: Tensor, factors: ActionFactors) -> Tensor:
     return factors.flatten(blocks - means)
 
 
-class Multilinear(Critic):
+class Interacting(Critic):
+    """A state value, one head for each factor, and an interaction of factors that a subclass makes of further outputs.
+
+    With one factor there is no interaction, and the value is that of `Additive`.
+    """
+
+    multilinear = True
+
+    def __init__(
+        self,
+        features_dim: int,
+        factors: ActionFactors,
+        net_arch: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+        *,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__(features_dim, factors, net_arch, activation, layer_norm=layer_norm)
+        with torch.no_grad():
+            # Interactions begin small: there are many pairs, and what they add up to would drown the heads.
+            for parameter in self.net[-1].parameters():
+                parameter[1 + factors.width :] *= 0.1
+
+    def _outputs(self) -> int:
+        return 1 + self.factors.width + self._interaction_outputs()
+
+    @abstractmethod
+    def _interaction_outputs(self) -> int:
+        """How many outputs of the network the interaction is made of; 0 with one factor."""
+
+    @abstractmethod
+    def _interaction(self, outputs: Tensor) -> Callable[[Tensor], Tensor]:
+        """The interaction as a function of the action, for outputs `[B, _interaction_outputs()]`."""
+
+    def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
+        sizes = [1, self.factors.width, self._interaction_outputs()]
+        value, heads, outputs = self.net(features).split(sizes, -1)
+        if not sizes[-1]:
+            return lambda actions: value.squeeze(-1) + (actions * heads).sum(-1)
+        interaction = self._interaction(outputs)
+        return lambda actions: value.squeeze(-1) + (actions * heads).sum(-1) + interaction(actions)
+
+
+class Multilinear(Interacting):
     """`Q(s, z) = V(s) + sum_d <z_d, a_d(s)> + sum_{c<d} <u_c, u_d>_±`, heads and the interactions of pairs of factors.
 
     `u_d = sum_k z_dk w_dk(s)` is the embedding, of `rank` numbers, of what factor `d` chose. In the product of two
@@ -114,7 +158,6 @@ class Multilinear(Critic):
         ValueError: `rank` is below 1.
     """
 
-    multilinear = True
     half_signs: Tensor
 
     def __init__(
@@ -132,30 +175,23 @@ class Multilinear(Critic):
         self.rank = rank if len(factors.sizes) > 1 else 0  # before the network, whose width depends on it
         super().__init__(features_dim, factors, net_arch, activation, layer_norm=layer_norm)
         self.register_buffer("half_signs", torch.tensor([0.5, -0.5]).repeat(rank)[: self.rank], persistent=False)
-        _begin_small(self.net, 1 + factors.width)
 
-    def _outputs(self) -> int:
-        return 1 + (1 + self.rank) * self.factors.width
+    def _interaction_outputs(self) -> int:
+        return self.rank * self.factors.width
 
-    def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
-        width = self.factors.width
-        value, heads, embeddings = self.net(features).split([1, width, self.rank * width], -1)
-        if not self.rank:
-            return lambda actions: value.squeeze(-1) + (actions * heads).sum(-1)
-        embeddings = embeddings.unflatten(-1, (self.rank, width))
+    def _interaction(self, outputs: Tensor) -> Callable[[Tensor], Tensor]:
+        embeddings = outputs.unflatten(-1, (self.rank, self.factors.width))
         # Sums over few entries are several times quicker as products with a vector.
-        ones = value.new_ones(self.factors.max_size)
+        ones = outputs.new_ones(self.factors.max_size)
 
-        def q(actions: Tensor) -> Tensor:
+        def interaction(actions: Tensor) -> Tensor:
             chosen = self.factors.pad(actions.unsqueeze(-2) * embeddings, 0.0) @ ones  # u_d, [*, B, rank, D]
-            interactions = (chosen.sum(-1).square() - chosen.square().sum(-1)) @ self.half_signs
-            result: Tensor = value.squeeze(-1) + (actions * heads).sum(-1) + interactions
-            return result
+            return (chosen.sum(-1).square() - chosen.square().sum(-1)) @ self.half_signs
 
-        return q
+        return interaction
 
 
-class Chain(Critic):
+class Chain(Interacting):
     """`Q(s, z) = V(s) + sum_d <z_d, a_d(s)> + sum_d <z_d, T_d(s) z_{d+1}>`, heads and tables of neighbouring factors.
 
     A table `T_d` `[n_d, n_{d+1}]` says what any two choices of factors next to each other in the action space are worth
@@ -171,46 +207,15 @@ class Chain(Critic):
         layer_norm: LayerNorm after each hidden layer, before the activation.
     """
 
-    multilinear = True
-
-    def __init__(
-        self,
-        features_dim: int,
-        factors: ActionFactors,
-        net_arch: Sequence[int] = (64, 64),
-        activation: type[nn.Module] = nn.Tanh,
-        *,
-        layer_norm: bool = False,
-    ) -> None:
-        super().__init__(features_dim, factors, net_arch, activation, layer_norm=layer_norm)
-        _begin_small(self.net, 1 + factors.width)
-
-    def _outputs(self) -> int:
-        return 1 + self.factors.width + self._entries
-
-    @property
-    def _entries(self) -> int:
-        """Of all tables, which are as large as the largest."""
+    def _interaction_outputs(self) -> int:
+        # All tables are as large as the largest.
         return (len(self.factors.sizes) - 1) * self.factors.max_size**2
 
-    def at(self, features: Tensor) -> Callable[[Tensor], Tensor]:
-        value, heads, tables = self.net(features).split([1, self.factors.width, self._entries], -1)
-
-        def q(actions: Tensor) -> Tensor:
+    def _interaction(self, outputs: Tensor) -> Callable[[Tensor], Tensor]:
+        def interaction(actions: Tensor) -> Tensor:
             blocks = self.factors.pad(actions, 0.0)
             # One product of long vectors is quicker than one with a small matrix for each pair.
             pairs = blocks[..., :-1, :, None] * blocks[..., 1:, None, :]  # [*, B, D-1, K, K]
-            result: Tensor = value.squeeze(-1) + (actions * heads).sum(-1) + (pairs.flatten(-3) * tables).sum(-1)
-            return result
+            return (pairs.flatten(-3) * outputs).sum(-1)
 
-        return q
-
-
-@torch.no_grad()
-def _begin_small(net: nn.Sequential, position: int) -> None:
-    """Shrink the outputs from a position on, those of interactions.
-
-    There are many pairs, and what they add up to would drown the heads.
-    """
-    for parameter in net[-1].parameters():
-        parameter[position:] *= 0.1
+        return interaction
