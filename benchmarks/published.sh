@@ -38,5 +38,5 @@ compare_factored --envs gumbel_rl/MaskedCoordination-v0 --agents gumbel-sac mask
 compare_factored --envs gumbel_rl/LargeCoordination-v0 --agents gumbel-sac ppo --seeds 10 "$@"
 compare_factored --envs HalfCheetah-v5 --timesteps 100000 --agents gumbel-sac ppo --seeds 3 "$@"
 
-# The same task with its actions as they are.
+# HalfCheetah with its actions as they are.
 python benchmarks/continuous_peer.py
