@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The published comparison: all agents on four tasks. What benchmarks/comparison holds already is not run again, so a
-# new agent adds its rows by being named here; remove the folder to repeat everything (about six hours on two cores).
+# The published comparisons: all agents on four tasks, and some on three with factored actions. What their folders hold
+# already is not run again, so a new agent adds its rows by being named here; remove the folders to repeat everything
+# (some ten hours on two cores).
 # Arguments go to every command: `make bench ARGS="--jobs 8"`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
