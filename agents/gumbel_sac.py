@@ -24,7 +24,9 @@ class GumbelSAC(Hyperparameters):
     buffer_size: Count = 100_000
     """Transitions the replay buffer holds."""
     learning_starts: Natural = 1000
-    """Steps of uniformly random allowed actions before the first update."""
+    """Steps of random allowed actions before the first update."""
+    random_actions: Literal["uniform", "central"] = "uniform"
+    """How these are drawn: `uniform`, or `central`, the middle choices of each factor likeliest (for bins)."""
     batch_size: Count = 128
     """Transitions an update."""
     tau: Annotated[float, Range(0, 1, above=True)] = 0.02

@@ -135,6 +135,9 @@ class ActionFactors:
             return np.repeat(np.arange(len(sizes)), sizes)
         if name == "valid":
             return choice < sizes[:, None]
+        if name == "central":  # [N] -> -2 x^2, where the choices of a factor are spread evenly over -1 <= x <= 1
+            places = [np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in sizes]
+            return -2 * np.concatenate(places).astype(np.float32) ** 2
         if name == "gather":  # [D, K] -> position in the flat one-hot; padding points at the block's first entry
             return np.where(choice < sizes[:, None], offsets[:, None] + choice, offsets[:, None])
         # "scatter": [N] -> position in the padded block, row by row
@@ -174,6 +177,14 @@ class ActionFactors:
     def repeat(self, rows: Tensor) -> Tensor:
         """One row for each factor, `[..., D, H]`, to one for each choice: `[..., N, H]`."""
         return rows.index_select(-2, self._constant("owner", rows.device))
+
+    def central_logits(self, device: torch.device) -> Tensor:
+        """Logits `[N]` of a policy that prefers the middle choices of each factor, for choices that are ordered.
+
+        A normal distribution whose standard deviation is a quarter of the factor's range, cut off at both ends: with
+        five choices .05, .24, .40, .24 and .05; with two it is uniform.
+        """
+        return self._constant("central", device)
 
     def vertices(self, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """All joint actions as one-hots `[joint_size, N]`, the last factor running fastest."""

@@ -27,6 +27,7 @@ from gumbel_rl.sb3.replay import DiscreteReplayBuffer, Transitions
 from gumbel_rl.schedules import ScheduleLike, make_target_entropy, make_temperature
 
 TWINS = ("min", "mean", "action-min")
+RANDOM_ACTIONS = ("uniform", "central")
 
 # Largest number of joint actions that are enumerated for expectations under critics that are not linear in each factor.
 ENUMERATED = 64
@@ -55,7 +56,10 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         env: Environment, vectorised environment or id.
         learning_rate: Number, or a schedule over the run such as `"linear:2e-3:0"`; for critics, actor and `alpha`.
         buffer_size: Transitions that the replay buffer holds.
-        learning_starts: Steps of uniformly random allowed actions before the first update.
+        learning_starts: Steps of random allowed actions before the first update.
+        random_actions: How these are drawn: `"uniform"`, or `"central"`, with the middle choices of each factor likeliest
+            (`ActionFactors.central_logits`). For choices that are ordered, such as bins of continuous actions, whose
+            ends may lead at once to where there is nothing to learn.
         batch_size: Transitions of an update.
         tau: Share of the way that the slow copies move towards the critics in an update.
         gamma: Discount.
@@ -107,6 +111,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         learning_rate: ScheduleLike = 2e-3,
         buffer_size: int = 100_000,
         learning_starts: int = 1000,
+        random_actions: str = "uniform",
         batch_size: int = 128,
         tau: float = 0.02,
         gamma: float = 0.99,
@@ -133,6 +138,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        self.random_actions = random_actions
         self.estimator = estimator
         self.estimator_kwargs = dict(estimator_kwargs or {})
         self.include_newest = include_newest
@@ -171,8 +177,12 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
 
     def _check_settings(self) -> None:
         require_at_least_one(batch_size=self.batch_size, n_steps=self.n_steps, actor_delay=self.actor_delay)
-        if self.twins not in TWINS:
-            raise ValueError(f"unknown twins {self.twins!r}; known are {', '.join(TWINS)}")
+        for setting, given, known in (
+            ("twins", self.twins, TWINS),
+            ("random_actions", self.random_actions, RANDOM_ACTIONS),
+        ):
+            if given not in known:
+                raise ValueError(f"unknown {setting} {given!r}; known are {', '.join(known)}")
         for name, limit in {"q_clip": self.q_clip, "max_grad_norm": self.max_grad_norm}.items():
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name} must be positive or None, got {limit}")
@@ -291,13 +301,15 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Actions `[E, *action shape]` to execute and to store: the policy's, or at first uniform allowed ones."""
+        """Actions `[E, *action shape]` to execute and to store: the policy's, or at first random allowed ones."""
         assert self._last_obs is not None
         obs = obs_as_tensor(self._last_obs, self.device)
         with torch.no_grad():
             if self.num_timesteps < learning_starts:
-                uniform = torch.zeros(n_envs, self.factors.width, device=self.device)
-                dist = FactoredCategorical(uniform, self.factors, mask_in(obs))
+                logits = self.factors.central_logits(self.device)
+                if self.random_actions == "uniform":
+                    logits = torch.zeros_like(logits)
+                dist = FactoredCategorical(logits.expand(n_envs, -1), self.factors, mask_in(obs))
             else:
                 dist = self.policy.distribution(obs)
             actions = self.factors.to_env(dist.sample_indices()).cpu().numpy().astype(self.factors.dtype)

@@ -174,21 +174,30 @@ def test_a_mask_of_the_wrong_width_is_refused_on_policy():
         GumbelActorCritic("MultiInputPolicy", vectorised(Declared(spaces.MultiBinary(4), x=BOX)))
 
 
-def test_warm_up_is_uniform_over_what_is_allowed():
+@pytest.mark.parametrize(
+    ("random_actions", "shares"),
+    [
+        ("uniform", np.full((3, 2), 1 / 6)),
+        ("central", np.outer(np.exp([-2, 0, -0.5]), np.exp([0, -2]))),  # places -1, 0, .5 and 0, 1
+    ],
+)
+def test_warm_up_over_what_is_allowed(random_actions, shares):
     class Still(Guarded):
         def _draw(self):
             self.mask = [np.array([1, 0, 1, 1, 0], dtype=bool), np.array([0, 1, 1], dtype=bool)]
             return np.zeros(3, dtype=np.float32)
 
     task = Still(spaces.MultiDiscrete([5, 3]))
-    model = make(vectorised(ActionMaskObservation(task)), learning_starts=10_000)
+    env = vectorised(ActionMaskObservation(task))
+    model = make(env, learning_starts=10_000, random_actions=random_actions)
     with torch.no_grad():
         model.policy.actor[-1].bias[0] = 50.0  # what the policy would do is not asked
     model.learn(1200)
     counts = np.zeros((5, 3))
     for chosen in task.executed:
         counts[chosen[:5].argmax(), chosen[5:].argmax()] += 1
-    assert_plausible(stats.chisquare(counts[np.ix_([0, 2, 3], [1, 2])].ravel()).pvalue)
+    expected = 1200 * shares / shares.sum()
+    assert_plausible(stats.chisquare(counts[np.ix_([0, 2, 3], [1, 2])].ravel(), expected.ravel()).pvalue)
     # Afterwards it is.
     model.learning_starts = 0
     model.learn(10, reset_num_timesteps=False)

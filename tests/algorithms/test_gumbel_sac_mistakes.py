@@ -48,6 +48,7 @@ def test_tau(tau):
         ({"train_freq": 2.5}, "must be an integer"),
         ({"train_freq": (1, "epoch")}, "must be either 'step' or 'episode'"),
         ({"twins": "max"}, "unknown twins 'max'; known are min, mean, action-min"),
+        ({"random_actions": "normal"}, "unknown random_actions 'normal'; known are uniform, central"),
     ],
     ids=str,
 )
