@@ -295,6 +295,11 @@ def test_positions_and_repeat_by_hand() -> None:
     assert torch.equal(factors.repeat(rows.expand(4, 5, 3, 2)), factors.repeat(rows).expand(4, 5, 6, 2))
 
 
+def test_central_logits_by_hand() -> None:
+    logits = ActionFactors((1, 2, 5)).central_logits(torch.device("cpu"))
+    assert torch.allclose(logits, torch.tensor([0, -2, -2, -2, -0.5, 0, -0.5, -2]))
+
+
 def test_repair_and_repeat_follow_the_device() -> None:
     factors = ActionFactors((2, 3))
     indices, mask = torch.zeros(7, 2, dtype=torch.long, device="meta"), torch.ones(7, 5, device="meta").bool()

@@ -57,8 +57,8 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         learning_rate: Number, or a schedule over the run such as `"linear:2e-3:0"`; for critics, actor and `alpha`.
         buffer_size: Transitions that the replay buffer holds.
         learning_starts: Steps of random allowed actions before the first update.
-        random_actions: How these are drawn: `"uniform"`, or `"central"`, with the middle choices of each factor likeliest
-            (`ActionFactors.central_logits`). For choices that are ordered, such as bins of continuous actions, whose
+        random_actions: How these are drawn: `"uniform"`, or `"central"`, the middle choices of each factor likeliest
+            (`ActionFactors.central_logits`). That is for ordered choices, such as bins of continuous actions, whose
             ends may lead at once to where there is nothing to learn.
         batch_size: Transitions of an update.
         tau: Share of the way that the slow copies move towards the critics in an update.
