@@ -15,20 +15,25 @@ compare --envs gumbel_rl/MaskedCoordination-v0 --timesteps 10000 --seeds 10 --ag
 compare --envs gumbel_rl/MaskedCoordination-v0 --timesteps 10000 --seeds 10 --agents gumbel-sac:critic=multilinear \
     --estimators exact st-gumbel-softmax "$@"
 
-# Critics with the estimators that fit them: Discrete, MultiBinary, MultiDiscrete with masks.
-combinations=(
-    --agents gumbel-sac:critic=multilinear,estimator=exact
-    gumbel-sac:critic=multilinear,estimator=st-gumbel-softmax
-    gumbel-sac:critic=action-linear,estimator=exact
-    gumbel-sac:critic=mlp,estimator=st-gumbel-softmax
-    gumbel-sac:critic=mlp,estimator=rloo
-    gumbel-sac:critic=mlp,estimator=local-expectation
-    gumbel-sac:critic=interpolated,estimator=st-gumbel-softmax
-    gumbel-sac:critic=ordinal,estimator=st-gumbel-softmax
-)
-for env in CartPole-v1 gumbel_rl/BinaryCoordination-v0 gumbel_rl/MaskedCoordination-v0; do
-    compare --envs "$env" --timesteps 10000 --seeds 5 "${combinations[@]}" "$@"
+# Critics with the estimators that fit them, by kind of action space: Discrete, MultiBinary, MultiDiscrete with masks. With
+# one factor the critics that are linear in each are one and the same, and an MLP's expectation can be enumerated.
+compare --envs CartPole-v1 --timesteps 10000 --seeds 5 --agents \
+    gumbel-sac:critic=multilinear,estimator=exact \
+    gumbel-sac:critic=multilinear,estimator=st-gumbel-softmax \
+    gumbel-sac:critic=mlp,estimator=exact \
+    gumbel-sac:critic=mlp,estimator=st-gumbel-softmax "$@"
+for env in gumbel_rl/BinaryCoordination-v0 gumbel_rl/MaskedCoordination-v0; do
+    compare --envs "$env" --timesteps 10000 --seeds 5 --agents \
+        gumbel-sac:critic=multilinear,estimator=exact \
+        gumbel-sac:critic=multilinear,estimator=st-gumbel-softmax \
+        gumbel-sac:critic=additive,estimator=exact \
+        gumbel-sac:critic=chain,estimator=exact \
+        gumbel-sac:critic=mlp,estimator=local-expectation \
+        gumbel-sac:critic=mlp,estimator=st-gumbel-softmax \
+        gumbel-sac:critic=interpolated,estimator=st-gumbel-softmax "$@"
 done
+compare --envs gumbel_rl/MaskedCoordination-v0 --timesteps 10000 --seeds 5 \
+    --agents gumbel-sac:critic=ordinal,estimator=st-gumbel-softmax "$@"
 
 # One change at a time, from the configured settings: how the critics are put together, returns, LayerNorm, updates a
 # step (twice as many), the actor's delay, the newest transition in every batch, entropy in the targets, and how much.
