@@ -29,11 +29,11 @@ for env in gumbel_rl/BinaryCoordination-v0 gumbel_rl/MaskedCoordination-v0; do
         gumbel-sac:critic=additive,estimator=exact \
         gumbel-sac:critic=chain,estimator=exact \
         gumbel-sac:critic=mlp,estimator=local-expectation \
-        gumbel-sac:critic=mlp,estimator=st-gumbel-softmax \
-        gumbel-sac:critic=interpolated,estimator=st-gumbel-softmax "$@"
+        gumbel-sac:critic=mlp,estimator=st-gumbel-softmax "$@"
 done
-compare --envs gumbel_rl/MaskedCoordination-v0 --timesteps 10000 --seeds 5 \
-    --agents gumbel-sac:critic=ordinal,estimator=st-gumbel-softmax "$@"
+compare --envs gumbel_rl/MaskedCoordination-v0 --timesteps 10000 --seeds 5 --agents \
+    gumbel-sac:critic=interpolated,estimator=st-gumbel-softmax \
+    gumbel-sac:critic=ordinal,estimator=st-gumbel-softmax "$@"
 
 # One change at a time, from the configured settings: how the critics are put together, returns, LayerNorm, updates a
 # step (twice as many), the actor's delay, the newest transition in every batch, entropy in the targets, and how much.
