@@ -51,7 +51,7 @@ class GumbelSAC(Hyperparameters):
     """LayerNorm after every hidden layer of actor and critics."""
     twins: Literal["min", "mean", "action-min"] = "min"
     """What the critics together say: the smallest expected value, their mean, or each action's smallest value."""
-    estimator: str = "st-gumbel-softmax"
+    estimator: str = "exact"
     """Gradient estimator of the actor, an id of `gumbel_rl.ESTIMATORS`."""
     estimator_kwargs: dict[str, Any] = field(default_factory=dict)
     """Its options, for example `{samples: 4}`."""

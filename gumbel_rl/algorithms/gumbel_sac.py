@@ -119,7 +119,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         gradient_steps: int = -1,
         n_steps: int = 1,
         include_newest: bool = False,
-        estimator: str | Estimator = "st-gumbel-softmax",
+        estimator: str | Estimator = "exact",
         estimator_kwargs: dict[str, Any] | None = None,
         temperature: ScheduleLike = 1.0,
         ent_coef: float | str = "auto_0.1",

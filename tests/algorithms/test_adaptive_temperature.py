@@ -19,6 +19,7 @@ from gumbel_rl.sb3 import GumbelSACPolicy, OneHotActions
 OPTIONS: dict[type[Any], dict[str, Any]] = {
     GumbelActorCritic: {"n_steps": 8, "n_epochs": 1, "diagnostics_interval": 1},
     GumbelSAC: {
+        "estimator": "st-gumbel-softmax",
         "learning_starts": 8,
         "batch_size": 32,
         "train_freq": 2,

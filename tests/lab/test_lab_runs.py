@@ -191,7 +191,7 @@ def test_masks_bins_and_normalisation_are_those_of_the_run(tmp_path: Path) -> No
 
 def test_environments_of_the_clone_are_found(tmp_path: Path) -> None:
     options = {"factors": 9, "choices": 4}
-    model = sac(gym.make("envs:gumbel_rl/Coordination-v0", **options))
+    model = sac(gym.make("envs:gumbel_rl/Coordination-v0", **options), estimator="local-expectation")
     run = write(tmp_path / "run", model, agent="gumbel-sac", env="gumbel_rl/Coordination-v0", env_kwargs=options)
     with pytest.raises(ValueError, match=r"262,144 joint actions .* --reference-samples"):
         critic_of_run(run, states=2)
