@@ -306,9 +306,8 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
         obs = obs_as_tensor(self._last_obs, self.device)
         with torch.no_grad():
             if self.num_timesteps < learning_starts:
-                logits = self.factors.central_logits(self.device)
-                if self.random_actions == "uniform":
-                    logits = torch.zeros_like(logits)
+                central = self.factors.central_logits(self.device)
+                logits = central if self.random_actions == "central" else torch.zeros_like(central)
                 dist = FactoredCategorical(logits.expand(n_envs, -1), self.factors, mask_in(obs))
             else:
                 dist = self.policy.distribution(obs)
