@@ -16,6 +16,7 @@ from gumbel_rl.adaptive import Adaptive
 from gumbel_rl.diagnostics import diagnose, logits_gradient, zero_gradient_share
 from gumbel_rl.distributions import FactoredCategorical
 from gumbel_rl.estimators import Estimator, Exact, Objective
+from gumbel_rl.sb3.construction import warn_of_temperature
 from gumbel_rl.sb3.observations import check_observation_space
 from gumbel_rl.schedules import Schedule, ScheduleLike, make_schedule, make_temperature
 
@@ -143,10 +144,14 @@ class DiscreteAlgorithm(BaseAlgorithm):
         self.policy.temperature.fill_(temperature)
         self.logger.record("train/temperature", temperature)
 
-    def _check_adaptive(self, estimator: Estimator, exact: Exact | None) -> None:
-        """Refuse an adaptive temperature whose signal the estimator does not have or nothing measures."""
+    def _check_temperature(self, estimator: Estimator, exact: Exact | None) -> None:
+        """Refuse an adaptive temperature whose signal the estimator does not have or nothing measures.
+
+        One that is not adaptive changes nothing without an estimator that has one: of that there is a warning.
+        """
         adaptive = self.temperature
         if not isinstance(adaptive, Adaptive):
+            warn_of_temperature(adaptive, estimator)
             return
         name = type(estimator).__name__
         if not estimator.has_temperature:

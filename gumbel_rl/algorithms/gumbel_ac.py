@@ -123,7 +123,7 @@ class GumbelActorCritic(DiscreteOnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self._check_adaptive(self.estimator, Exact(multilinear=True))
+        self._check_temperature(self.estimator, Exact(multilinear=True))
 
     def train(self) -> None:
         """Fit the critic to the collected advantages and move the actor along the estimated gradient."""

@@ -283,7 +283,7 @@ class GumbelSAC(DiscreteAlgorithm, OffPolicyAlgorithm):
                     f"enumerate {factors.joint_size} joint actions, more than {self._estimator.max_vertices}; {remedy}"
                 )
             self._exact = self._estimator
-        self._check_adaptive(self._estimator, self._exact)
+        self._check_temperature(self._estimator, self._exact)
 
     def learn(
         self: Self,

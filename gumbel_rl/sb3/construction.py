@@ -11,6 +11,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from gumbel_rl.estimators import Estimator
+from gumbel_rl.schedules import Constant, Schedule
+
 
 def algorithm_that_builds(policy: BasePolicy) -> BaseAlgorithm | None:
     """The algorithm in whose set-up `policy` is being made, or `None` if it is made on its own.
@@ -47,3 +50,9 @@ def warn(message: str) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("gumbel_rl", "stable_baselines3"):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
+
+
+def warn_of_temperature(temperature: Schedule, estimator: Estimator) -> None:
+    """Warn of a temperature other than the default one, 1, that the estimator makes no use of."""
+    if not estimator.has_temperature and temperature != Constant(1.0):
+        warn(f"the temperature {temperature} changes nothing: {type(estimator).__name__} has none")

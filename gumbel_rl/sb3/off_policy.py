@@ -19,7 +19,7 @@ from torch import Tensor
 from gumbel_rl.adaptive import Adaptive
 from gumbel_rl.critics import make_critic
 from gumbel_rl.estimators import Estimator, Exact, estimator_through
-from gumbel_rl.sb3.construction import algorithm_that_builds, check_kind
+from gumbel_rl.sb3.construction import algorithm_that_builds, check_kind, warn_of_temperature
 from gumbel_rl.sb3.networks import GumbelCritics, adam_options
 from gumbel_rl.sb3.observations import (
     ObservationFeatures,
@@ -128,6 +128,7 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
         # A copy: the temperature is this policy's, whoever else was given the same object.
         self.estimator = copy.deepcopy(asked)
         _check_exact(self.estimator, settings["critic"], probe.multilinear)
+        warn_of_temperature(self.temperature_schedule, self.estimator)
         super()._build(lr_schedule)  # type: ignore[misc]
         self.set_temperature(self.temperature_schedule(0))
 
@@ -157,6 +158,7 @@ class GumbelOffPolicyMixin(ObservationFeatures, BasePolicy):
     def anneal(self, schedule: Schedule, env_steps: int) -> None:
         """Follow another schedule from now on, with the count of environment steps set to `env_steps`."""
         self.temperature_schedule = _fixed_length(schedule)
+        warn_of_temperature(self.temperature_schedule, self.estimator)
         self.env_steps.fill_(env_steps)
         self.set_temperature(self.temperature_schedule(env_steps))
 

@@ -54,12 +54,19 @@ def test_trains(command, elsewhere):
 
 
 def test_options_reach_the_run(command, elsewhere):
-    options = ("--estimator", "rloo", "--temperature", "linear:1:0.5", "--set", "estimator_kwargs={samples: 3}")
+    options = (
+        "--estimator",
+        "gumbel-softmax",
+        "--temperature",
+        "linear:1:0.5",
+        "--set",
+        "estimator_kwargs={samples: 3}",
+    )
     more = ("--set", "gamma=0.5", "--device", "cpu", "--threads", 1, "--engine", "dummy", "--eval-episodes", 3)
     assert command(train_agent.main, *QUICK, *options, *more, "--run-dir", "here").status == 0
     mapping = RunDirectory(elsewhere / "here").read_config().to_mapping()
     expected = {
-        "estimator": "rloo",
+        "estimator": "gumbel-softmax",
         "temperature": "linear:1:0.5",
         "estimator_kwargs": {"samples": 3},
         "gamma": 0.5,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 from scripted import Scripted, Spaces, vectorised
 
-from gumbel_rl import GumbelSAC, make_estimator
+from gumbel_rl import GumbelActorCritic, GumbelSAC, make_estimator
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 PAIR = spaces.MultiDiscrete([2, 3])
@@ -76,6 +78,23 @@ def test_schedules():
     refused(ValueError, "must not be negative", learning_rate="linear:1e-3:-1e-3")
     for temperature in (0.0, -1.0, "linear:1:0", "exponential:1:0"):
         refused(ValueError, "above 0|positive", temperature=temperature)
+
+
+def test_a_temperature_that_changes_nothing():
+    with pytest.warns(
+        UserWarning, match=r"temperature Linear\(.*start=1.0.*\) changes nothing: Exact has none"
+    ) as caught:
+        GumbelSAC("MlpPolicy", vectorised(Scripted([(3, "terminated")])), temperature="linear:1:0.5")
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(UserWarning, match="changes nothing: Zgr has none"):
+        GumbelActorCritic("MlpPolicy", "CartPole-v1", estimator="zgr", temperature=0.5)
+
+
+def test_a_temperature_that_changes_something_or_is_the_default_one():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for options in ({"estimator": "st-gumbel-softmax", "temperature": 0.5}, {"temperature": 1}, {}):
+            GumbelSAC("MlpPolicy", vectorised(Scripted([(3, "terminated")])), **options)
 
 
 def test_estimators():

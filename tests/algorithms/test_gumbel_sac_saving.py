@@ -29,6 +29,7 @@ SETTINGS = {
     "actor_delay": 2,
     "diagnostics_interval": 3,
     "learning_rate": "linear:1e-2:1e-3",
+    "estimator": "st-gumbel-softmax",
     "temperature": "exponential:1.0:0.25",
     "target_entropy_ratio": "linear:0.8:0.2",
 }

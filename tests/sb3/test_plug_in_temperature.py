@@ -23,14 +23,20 @@ def make_env(n_envs: int = 1) -> Any:
     return make_vec_env("CartPole-v1", n_envs, seed=0, wrapper_class=OneHotActions)
 
 
-def make(cls: Any = SAC, temperature: Any = "linear:1:0.5:100", n_envs: int = 1, **options: Any) -> Any:
+def make(
+    cls: Any = SAC,
+    temperature: Any = "linear:1:0.5:100",
+    n_envs: int = 1,
+    estimator: str = "st-gumbel-softmax",
+    **options: Any,
+) -> Any:
     settings: dict[str, Any] = {"buffer_size": 300, "learning_starts": 10, "batch_size": 8, "gradient_steps": 1}
     settings |= {"train_freq": 5, "seed": 0} | options
     if cls is SAC:
         settings["target_entropy"] = 0.2
     if cls is TD3:
         settings["target_policy_noise"] = 0.0
-    kwargs = {"net_arch": [4], "temperature": temperature}
+    kwargs = {"net_arch": [4], "temperature": temperature, "estimator": estimator}
     return cls(GumbelSACPolicy if cls is SAC else GumbelTD3Policy, make_env(n_envs), policy_kwargs=kwargs, **settings)
 
 
@@ -194,6 +200,16 @@ def test_the_callback_counts_as_the_algorithm_does() -> None:
     for steps, temperature in watch.seen:
         assert temperature == pytest.approx(1 - 0.6 * steps / 60)
     assert int(model.policy.env_steps) == model.num_timesteps == 60
+
+
+@ALGORITHMS
+def test_one_that_changes_nothing_is_warned_of(cls: Any) -> None:
+    with pytest.warns(UserWarning, match="changes nothing: Zgr has none") as made:
+        make(cls, estimator="zgr", temperature=0.5)
+    assert [warning.filename for warning in made] == [__file__]
+    model = make(cls, estimator="zgr", temperature=1.0)
+    with pytest.warns(UserWarning, match="changes nothing: Zgr has none"):
+        model.learn(1, callback=TemperatureCallback("linear:1:0.5"))
 
 
 def test_the_callback_refuses_what_has_no_temperature() -> None:
