@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import textwrap
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -30,6 +31,8 @@ Call = Callable[[Any], "Answer"]
 LOOK_SECONDS = 10.0
 # How often to try an item whose process dies under it: in a crash, of want of memory, with the machine.
 ATTEMPTS = 2
+# How long to wait for a thread that has nothing left to do.
+FEEDER_SECONDS = 5.0
 # Letters: some errors print whole tensors.
 LONGEST_ERROR = 300
 
@@ -206,5 +209,10 @@ class Processes:
 
     def stop(self) -> None:
         """Kill them, with all processes that they started."""
+        feeders = [thread for thread in threading.enumerate() if thread.name == "QueueFeederThread"]
         for executor in self._last:
             executor.shutdown(kill_workers=True)
+        # Loky does not wait for the threads of its queues. Whoever exits while one of them gives its semaphores back is
+        # told of a leak.
+        for thread in feeders:
+            thread.join(timeout=FEEDER_SECONDS)

@@ -21,6 +21,9 @@ from gumbel_rl.algorithms.off_policy_policies import POLICY_ALIASES
 from gumbel_rl.sb3.replay import DiscreteReplayBuffer
 from gumbel_rl.wrappers import ActionMaskObservation
 
+# These settings are given to all estimators.
+pytestmark = pytest.mark.filterwarnings("ignore:the temperature .* changes nothing")
+
 SETTINGS = {
     "learning_starts": 40,
     "batch_size": 16,

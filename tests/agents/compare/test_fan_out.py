@@ -192,6 +192,41 @@ except (Interrupted, KeyboardInterrupt):
 """
 
 
+# The threads of loky's queues give their semaphores back slowly, and are at it when the interpreter ends.
+SLOW_FEEDERS = """
+import importlib, threading, time
+synchronize = importlib.import_module("joblib.externals.loky.backend.synchronize")
+queues = importlib.import_module("joblib.externals.loky.backend.queues")
+def unlink(name, unlink=synchronize.sem_unlink):
+    unlink(name)
+    if threading.current_thread().name == "QueueFeederThread":
+        time.sleep(1.0)
+def feed(*args, feed=queues.Queue._feed):
+    feed(*args)
+    time.sleep(0.2)
+synchronize.sem_unlink = unlink
+queues.Queue._feed = staticmethod(feed)
+"""
+
+
+@needs_proc
+def test_no_semaphore_is_left_behind(tmp_path):
+    script = tmp_path / "driver.py"
+    driver = DRIVER.format(tests=str(Path(__file__).parent), directory=str(tmp_path))
+    script.write_text(SLOW_FEEDERS + driver + "time.sleep(0.4)\n")
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
+    try:
+        wait_for_processes(tmp_path, 4)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30.0)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (0, "interrupted\n", "")
+
+
 @needs_proc
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_the_command(tmp_path, by):
