@@ -209,30 +209,12 @@ queues.Queue._feed = staticmethod(feed)
 """
 
 
-@needs_proc
-def test_no_semaphore_is_left_behind(tmp_path):
-    script = tmp_path / "driver.py"
-    driver = DRIVER.format(tests=str(Path(__file__).parent), directory=str(tmp_path))
-    script.write_text(SLOW_FEEDERS + driver + "time.sleep(0.4)\n")
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-    )
-    try:
-        wait_for_processes(tmp_path, 4)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30.0)
-    finally:
-        process.kill()
-    assert (process.returncode, out, err) == (0, "interrupted\n", "")
-
-
-@needs_proc
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_no_worker_outlives_the_command(tmp_path, by):
-    script = tmp_path / "driver.py"
-    script.write_text(DRIVER.format(tests=str(Path(__file__).parent), directory=str(tmp_path)))
-    driver = subprocess.Popen(
+def start_driver(directory, before="", after=""):
+    """The driver in a process and a session of its own, with code around it."""
+    script = directory / "driver.py"
+    driver = DRIVER.format(tests=str(Path(__file__).parent), directory=str(directory))
+    script.write_text(before + driver + after)
+    return subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -240,6 +222,24 @@ def test_no_worker_outlives_the_command(tmp_path, by):
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
+
+
+@needs_proc
+def test_no_semaphore_is_left_behind(tmp_path):
+    driver = start_driver(tmp_path, before=SLOW_FEEDERS, after="time.sleep(0.4)\n")
+    try:
+        wait_for_processes(tmp_path, 4)
+        driver.send_signal(signal.SIGTERM)
+        out, err = driver.communicate(timeout=30.0)
+    finally:
+        driver.kill()
+    assert (driver.returncode, out, err) == (0, "interrupted\n", "")
+
+
+@needs_proc
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_the_command(tmp_path, by):
+    driver = start_driver(tmp_path)
     try:
         processes = wait_for_processes(tmp_path, 4)
         if by == signal.SIGINT:
